@@ -66,7 +66,7 @@ class Watcher:
         self.head_id = settings.starting_sub_id
         """Newest id that was read."""
         self.view: View | None = None
-        self._window = BlockWindow()
+        self._window, self._read_to = BlockWindow(), -1
         self._fork: int | None = None
         """Last common block of a fork that no view has told of yet."""
 
@@ -126,7 +126,7 @@ class Watcher:
         await self._read(range(self.head_id + 1, head + 1), trail.number)
         for log in await self._logs(replies[3], questions[3]) if len(replies) > 3 else ():
             self._cancelled(log)
-        self.catalogue.block = trail.number
+        self._read_to = self.catalogue.read_to = max(self._read_to, trail.number)
 
     async def _logs(self, reply: Any, question: Question) -> list[Any]:
         """Return logs. Where an endpoint refuses those of many blocks at once, it is asked for each half of them."""

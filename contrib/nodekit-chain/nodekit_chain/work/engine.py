@@ -278,10 +278,11 @@ class Engine:
         for key, entry in list(self._context.entries.items()):
             if entry.work.state is State.RUNNING:
                 running.add(entry.work.job)
-            if key in self._busy or self._rests(key):
+            judged = standing(entry.work, self._watcher.catalogue, view.latest.timestamp).standing
+            if key in self._busy or self._rests(key) or judged is Standing.UNREAD:
                 # a job may have been read before its end was missed
                 self._look_at_all |= all and entry.work.state is State.RUNNING
-            elif self._ready(entry.work, view, all=all):
+            elif self._ready(entry.work, view, unwanted=judged is not Standing.WANTED, all=all):
                 self._busy.add(key)
                 tasks.start_soon(self._step, key, view)
         self._ended &= running
@@ -289,8 +290,7 @@ class Engine:
     def _rests(self, key: str) -> bool:
         return self._pauses.get(key, (0.0, 0.0))[0] > self._node.clock.monotonic()
 
-    def _ready(self, work: Work, view: View, *, all: bool) -> bool:
-        unwanted = standing(work, self._watcher.catalogue, view.latest.timestamp).standing is not Standing.WANTED
+    def _ready(self, work: Work, view: View, *, unwanted: bool, all: bool) -> bool:
         match work.state:
             case State.SEEN:
                 active = work.subscription.is_active(view.latest.timestamp)
@@ -327,6 +327,8 @@ class Engine:
     async def _advance(self, entry: Entry, view: View) -> None:
         work = entry.work
         judged = standing(work, self._watcher.catalogue, view.latest.timestamp)
+        if judged.standing is Standing.UNREAD:
+            return
         if judged.standing is not Standing.WANTED:
             if work.state is State.RUNNING:
                 await self._node.cancel(work.job)

@@ -9,11 +9,12 @@ from nodekit_chain.work.records import State, Work
 
 
 class Standing(Enum):
-    """The standing of a record."""
+    """The standing of a record. `UNREAD`: the chain was not read as far as when the record was made; wait for it."""
 
     WANTED = auto()
     PAST = auto()
     GONE = auto()
+    UNREAD = auto()
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     if known is not None and known.cancelled_at is not None:
         return Judgement(Standing.PAST, "the subscription was cancelled")
     if known is None or known.subscription != work.subscription:
-        if catalogue.block < work.read_at:  # this endpoint is behind the one that named the subscription
-            return _LATE if late else _WANTED
+        if catalogue.read_to < work.read_at:  # this endpoint is behind the one that named the subscription
+            return _LATE if late else Judgement(Standing.UNREAD)
         return Judgement(Standing.GONE, "the chain has left the block with its subscription")
     return _LATE if late else _WANTED

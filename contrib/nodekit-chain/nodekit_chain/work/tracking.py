@@ -104,6 +104,8 @@ class Tracking:
             self._lost.discard(work.key)
             await self._mined(entry, receipt, view, catalogue)
             return False
+        if standing(work, catalogue, view.latest.timestamp).standing is Standing.UNREAD:
+            return False
         if work.state is State.MINED:
             logger.warning("the block with the transaction of %s has left the chain; it is sent again", work.key)
             entry = await self._context.change(entry, work.unmined(self._context.node.now()))
@@ -144,7 +146,7 @@ class Tracking:
             state = State.OUTPUT if entry.work.payload is not None else State.SEEN
             again = entry.work.again(state, "a fork has made it wanted again", now, 0.0)
             await self._context.change(entry, replace(again, attempts=entry.work.attempts))
-        else:
+        elif judged.standing is not Standing.UNREAD:
             await self._context.unwanted(entry, judged, view.latest.timestamp)
 
     async def _with_id(self, entry: Entry) -> Entry:
