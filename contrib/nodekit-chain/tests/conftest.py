@@ -65,15 +65,11 @@ def redis_url() -> Iterator[str]:
         from redis_server import NoRedis, RedisServer
     except ImportError as reason:
         unavailable(reason)
-    server = RedisServer()
     try:
-        server.__enter__()
+        with RedisServer() as server:
+            yield server.url
     except NoRedis as reason:
         unavailable(reason)
-    try:
-        yield server.url
-    finally:
-        server.__exit__()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 from local_chain import CHAIN_ID, ETHER, Contracts
 
-from nodekit import Container, JobStore, Node
+from nodekit import Container, JobStore, Node, NodeLimits
 from nodekit_chain.account.fees import GWEI, FeeCaps
 from nodekit_chain.account.key import AccountKey
 from nodekit_chain.account.sender import AccountSender
@@ -83,7 +83,8 @@ class Serving:
         for id, function in functions.items():
             runner.add(Container(id=id, **settings), function)
         self.store = store or MemoryStore()
-        self.node = Node(store=self.store, runners=[runner], plugins=[self], name=name)
+        limits = NodeLimits(drain_seconds=0)
+        self.node = Node(store=self.store, runners=[runner], plugins=[self], limits=limits, name=name)
         storage = self.node.storage(self.storage_namespace)
         self.sender = AccountSender(storage, self.rpc, AccountKey.parse(self.key), CHAIN_ID, CAPS)
         self.ledger = Ledger(storage)

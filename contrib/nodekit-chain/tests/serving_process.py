@@ -19,9 +19,8 @@ import anyio
 from chain_node import ChainNode
 from local_chain import Contracts
 
-from nodekit import JobStore, Secret, Write
+from nodekit import JobStore, Secret, Transport, Write
 from nodekit.testing import SharedServerStore
-from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_chain.account.sender import AccountSender
 from nodekit_chain.payments.escrow import Escrow
 from nodekit_chain.work.ledger import Entry, Ledger
@@ -98,6 +97,15 @@ def store_of(place: str) -> JobStore:
     return SharedServerStore(host, int(port)) if host else cast(JobStore, SqliteStore(Path(place)))
 
 
+def transports(given: dict[str, str]) -> list[Transport]:
+    """Return the HTTP API, if it is wanted. Other processes start sooner without it."""
+    if not given.get("http"):
+        return []
+    from nodekit_asgi import AsgiConfig, AsgiTransport
+
+    return [AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0"))]
+
+
 async def main(given: dict[str, str]) -> None:
     contracts = SimpleNamespace(
         chain=SimpleNamespace(url=given["url"]), registry=SimpleNamespace(address=given["registry"])
@@ -108,7 +116,7 @@ async def main(given: dict[str, str]) -> None:
         rules={"prove": {"generates_proofs": True}},
         key=given["key"],
         store=store_of(given["store"]),
-        transports=[AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0"))] if given.get("http") else [],
+        transports=transports(given),
         wallet={"payment_address": given["wallet"]} if given.get("wallet") else None,
         name=given.get("name", "node"),
         lease_seconds=3.0,

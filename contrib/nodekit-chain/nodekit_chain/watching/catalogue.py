@@ -37,8 +37,8 @@ class Catalogue:
     """
 
     def __init__(self) -> None:
-        self.block = -1
-        """Number of the newest block whose subscriptions are all here."""
+        self.read_to = -1
+        """Newest block that was read, also if it has left the chain; -1 while others are read in its place."""
         self.known: dict[int, Known] = {}
         self.aside: dict[int, str] = {}
         """Reasons why subscriptions are not served, by id."""
@@ -83,7 +83,7 @@ class Catalogue:
 
         `head` is the newest id in the block `common`.
         """
-        self.block = min(self.block, common)
+        self.read_to = -1
         for id in [id for id in {*self.known, *self.aside} if id > head]:
             self.drop(id)
         cancelled = (one for one in self.known.values() if one.cancelled_at is not None)

@@ -59,6 +59,11 @@ class View(msgspec.Struct, frozen=True):
     trail: Block
     fork: int | None = None
 
+    def after(self, undone: "View | None") -> "View":
+        """Return this view, with the fork of an earlier one that nobody has worked with."""
+        forks = [view.fork for view in (self, undone) if view is not None and view.fork is not None]
+        return msgspec.structs.replace(self, fork=min(forks, default=None))
+
 
 class Watcher:
     """The subscriptions of one coordinator, read block by block into a `catalogue`."""
@@ -82,7 +87,7 @@ class Watcher:
         self.head_id = settings.starting_sub_id
         """Newest id that was read."""
         self.view: View | None = None
-        self._window = BlockWindow()
+        self._window, self._read_to = BlockWindow(), -1
         self._fork: int | None = None
         """Last common block of a fork that no view has told of yet."""
 
@@ -161,7 +166,7 @@ class Watcher:
         await self._read(range(self.head_id + 1, head + 1), trail.number)
         for log in logs:
             self._cancelled(log)
-        self.catalogue.block = trail.number
+        self._read_to = self.catalogue.read_to = max(self._read_to, trail.number)
 
     async def _logs(self, reply: Any, question: Question) -> list[Any]:
         """Return logs. Where an endpoint refuses those of many blocks at once, it is asked for each half of them."""

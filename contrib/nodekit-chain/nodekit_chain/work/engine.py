@@ -7,7 +7,6 @@ from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
-from msgspec.structs import replace
 
 from nodekit import JobId, Node, NodekitError, PluginStorage, Unavailable
 from nodekit_chain.account.sender import AccountSender
@@ -184,7 +183,8 @@ class Engine:
                 if not begun:  # here, where the lease is renewed meanwhile
                     await self._refresh()
                     begun = True
-                self._undone = _newer(await self._watcher.look(), self._undone)
+                if (view := await self._watcher.look()) is not None:
+                    self._undone = view.after(self._undone)
                 self._seen_at = self._node.clock.monotonic()
                 if self._undone is not None:
                     await self._block(self._undone)
@@ -270,10 +270,11 @@ class Engine:
         for key, entry in list(self._context.entries.items()):
             if entry.work.state is State.RUNNING:
                 running.add(entry.work.job)
-            if key in self._busy or self._rests(key):
+            judged = standing(entry.work, self._watcher.catalogue, view.latest.timestamp).standing
+            if key in self._busy or self._rests(key) or judged is Standing.UNREAD:
                 # a job may have been read before its end was missed
                 self._look_at_all |= all and entry.work.state is State.RUNNING
-            elif self._ready(entry.work, view, all=all):
+            elif self._ready(entry.work, view, unwanted=judged is not Standing.WANTED, all=all):
                 self._busy.add(key)
                 tasks.start_soon(self._step, key, view)
         self._ended &= running
@@ -281,11 +282,7 @@ class Engine:
     def _rests(self, key: str) -> bool:
         return self._pauses.get(key, (0.0, 0.0))[0] > self._node.clock.monotonic()
 
-    def _ready(self, work: Work, view: View, *, all: bool) -> bool:
-        judged = standing(work, self._watcher.catalogue, view.latest.timestamp).standing
-        if judged is Standing.UNREAD:
-            return False
-        unwanted = judged is not Standing.WANTED
+    def _ready(self, work: Work, view: View, *, unwanted: bool, all: bool) -> bool:
         match work.state:
             case State.SEEN:
                 active = work.subscription.is_active(view.latest.timestamp)
@@ -390,11 +387,3 @@ class Engine:
             next_nonce=await self._context.sender.next_nonce(),
             genesis=self._watcher.genesis,
         )
-
-
-def _newer(view: View | None, undone: View | None) -> View | None:
-    """Return the view to work with: the newest, with the fork of one that was not worked with."""
-    if view is None or undone is None:
-        return view or undone
-    forks = [fork for fork in (view.fork, undone.fork) if fork is not None]
-    return replace(view, fork=min(forks, default=None))

@@ -66,7 +66,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     - `id`: Number of the subscription. 0: it came by HTTP, and the delivery creates it, as far as is known.
     - `interval`: Interval that the result is for. 0: not known before the job begins.
-    - `read_at`: Block in which the subscription was read. A chain that is not so far may not have it yet.
+    - `read_at`: Block in which the subscription was read. Whoever has not read so far may not know it yet.
     - `containers`: Containers that the hash in the subscription stands for.
     - `attempts`: Jobs that have failed, and transactions that were reverted. Both are bounded together.
     - `job`: Job that runs, or has run.

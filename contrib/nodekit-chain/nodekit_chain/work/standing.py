@@ -45,7 +45,7 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     known = catalogue.known.get(work.id)
     if known is not None and known.cancelled_at is not None:
         return Judgement(Standing.PAST, "the subscription was cancelled")
-    if known is None and catalogue.block < work.read_at:
+    if known is None and catalogue.read_to < work.read_at:
         return _LATE if late else Judgement(Standing.UNREAD)
     if known is None or known.subscription != work.subscription:
         return Judgement(Standing.GONE, "the chain has left the block with its subscription")

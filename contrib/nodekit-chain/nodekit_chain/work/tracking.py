@@ -107,12 +107,14 @@ class Tracking:
             self._lost.discard(work.key)
             await self._mined(entry, receipt, view, catalogue)
             return False
+        if standing(work, catalogue, view.latest.timestamp).standing is Standing.UNREAD:
+            return False
         if work.state is State.MINED:
             logger.warning("the block with the transaction of %s has left the chain; it is sent again", work.key)
             entry = await self._context.change(entry, work.unmined(self._context.node.now()))
-            work = entry.work
-            if self._judged_now(work, view, catalogue) is Standing.WANTED:
-                return True  # else it is given up below: its id may be another subscription's now
+            if self._is_wanted(entry.work, view, catalogue):
+                return True
+            work = entry.work  # and is cancelled below: its id may be another subscription's now
         assert work.nonce is not None
         if used > work.nonce and work.account == self._context.sender.address:
             await self._taken(entry)
@@ -225,10 +227,7 @@ class Tracking:
         work, newest = entry.work, entry.work.sent[-1]
         if work.account != self._context.sender.address:  # an earlier account of the node: its key is not here
             return view.latest.number > newest.head
-        judged = self._judged_now(work, view, catalogue)
-        if judged is Standing.UNREAD and not work.giving_up:
-            return False
-        over = not work.giving_up and not work.closing and judged is not Standing.WANTED
+        over = not work.giving_up and not work.closing and not self._is_wanted(work, view, catalogue)
         stuck = view.latest.number - newest.head >= self._context.settings.bump_after_blocks
         if work.payload is None and not work.giving_up and not work.closing:  # it was done, in another block
             stuck = stuck and view.latest.base_fee > newest.max_fee
@@ -241,8 +240,8 @@ class Tracking:
             return False
         return view.latest.number > newest.head
 
-    def _judged_now(self, work: Work, view: View, catalogue: Catalogue) -> Standing:
-        return standing(work, catalogue, view.latest.timestamp).standing
+    def _is_wanted(self, work: Work, view: View, catalogue: Catalogue) -> bool:
+        return standing(work, catalogue, view.latest.timestamp).standing is Standing.WANTED
 
     async def _fill(self, view: View, used: int) -> None:
         """Fill a gap before the nonces of the records: the transaction that had this nonce is lost."""

@@ -20,7 +20,7 @@ DELEGATED = replace(
 def catalogue() -> Catalogue:
     known = Catalogue()
     known.add(7, SUBSCRIPTION, 5)
-    known.block = 5
+    known.read_to = 5
     return known
 
 
@@ -56,18 +56,18 @@ def test_a_subscription_that_was_read_in_a_later_block_is_not_missed() -> None:
     behind, later = catalogue(), replace(WORK, id=8, read_at=6)
     assert standing(later, behind, 119).standing is Standing.UNREAD
     assert standing(later, behind, 120).standing is Standing.PAST
-    behind.block = 6
+    behind.read_to = 6
     assert standing(later, behind, 119).standing is Standing.GONE
 
 
-def test_what_blocks_of_a_fork_have_said_is_not_missed_until_others_are_read() -> None:
+def test_what_blocks_of_a_fork_have_said_is_not_missed_while_others_are_read() -> None:
     known, work = catalogue(), replace(WORK, read_at=5)
     known.unwind(4, 6)
     assert standing(work, known, 115).standing is Standing.UNREAD
     known.add(7, replace(SUBSCRIPTION, lazy=True), 5)
     assert standing(work, known, 115).standing is Standing.GONE
     known.drop(7)
-    known.block = 5
+    known.read_to = 5
     assert standing(work, known, 115).standing is Standing.GONE
 
 
