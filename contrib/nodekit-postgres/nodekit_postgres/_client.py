@@ -7,7 +7,7 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import Change, ChangeFeed, Job, JobId, StoreFailed
+from nodekit import Change, ChangeFeed, ContainerId, Job, JobId, StoreFailed
 from nodekit_postgres._config import PostgresConfig, check_schema, check_url
 from nodekit_postgres._connecting import Connection, Notice
 from nodekit_postgres._ear import Ear, News, Teller
@@ -15,7 +15,7 @@ from nodekit_postgres._lines import Lines, Server
 from nodekit_postgres._schema import check_version, continue_numbers, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
 from nodekit_postgres._work import Statement
-from nodekit_postgres._writing import dues, has_limits
+from nodekit_postgres._writing import dues, seconds_left
 
 SHARDS_PER_SESSION = 128
 FORGET_SECONDS = 60.0
@@ -57,7 +57,9 @@ class Client:
         self.session = Session(self._lease, config.lease_seconds, config.seconds_per_call, self.sql)
         self.session.on_orphans = self.end_streams
         self.session.on_missed, self.session.on_queued = self._tell_missed, self._tell_queued
-        self.feed, self.queued, self.limited = ChangeFeed(), Notice(), Notice()
+        self.feed, self.limited = ChangeFeed(), Notice()
+        self.queued: dict[Notice, Collection[ContainerId]] = {}
+        """The claims that wait, with their containers."""
         self._teller = Teller(self._notify)
         self.ear = Ear(
             url if config.listen_url is None else config.listen_url.reveal(),
@@ -174,12 +176,21 @@ class Client:
         """Publish changes, here and to the other nodes."""
         for job in jobs:
             self.feed.publish(Change(job.id, finished=job.status.finished))
-        limits = any(has_limits(job) for job in queued)
-        if queued:
-            self.queued.set()
-        if limits:
+        seconds = seconds_left(queued, self.session.engine_time())
+        self._wake(containers := dues(queued))
+        self._expect_end(seconds)
+        self._teller.put([(job.id, job.status.finished) for job in jobs], containers, limit_seconds=seconds)
+
+    def _wake(self, containers: Collection[ContainerId]) -> None:
+        """Wake the claims that wait for jobs of these containers."""
+        for notice, wanted in self.queued.items():
+            if any(container in wanted for container in containers):
+                notice.set()
+
+    def _expect_end(self, seconds: float | None) -> None:
+        """Look for expired jobs if one may be before the next look. Each job would cost every node a look else."""
+        if seconds is not None and seconds < self.config.look_seconds:
             self.limited.set()
-        self._teller.put([(job.id, job.status.finished) for job in jobs], dues(queued), limits=limits)
 
     def _hear(self, news: News) -> None:
         if news.sender == self._teller.name:
@@ -190,22 +201,22 @@ class Client:
             if finished:
                 self.session.claims.lose(id)
             self.feed.publish(Change(id, finished=finished))
-        if news.queued:
-            self.queued.set()
-        if news.limits:
-            self.limited.set()
+        self._wake(news.queued)
+        self._expect_end(news.limit_seconds)
 
     def _missed(self) -> None:
         """Look at everything again: something may have changed unheard."""
         self.feed.publish(None)
-        self.queued.set()
-        self.limited.set()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        for notice in (*self.queued, self.limited):
+            notice.set()
 
     def _tell_missed(self) -> None:
         self._missed()
         self._teller.put(missed=True)
 
     def _tell_queued(self) -> None:
-        self.queued.set()
-        self.limited.set()
+        self._look_again()
         self._teller.put(missed=True)

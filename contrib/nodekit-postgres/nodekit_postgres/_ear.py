@@ -26,7 +26,7 @@ class News(msgspec.Struct, array_like=True, frozen=True):
     - `sender`: Name of the sender, which ignores its own news.
     - `jobs`: Ids of changed jobs, each with True if the job has ended.
     - `queued`: Containers for which jobs were queued.
-    - `limits`: True if a job has a time limit.
+    - `limit_seconds`: Time until the first time limit of these jobs may be over.
     - `missed`: True if jobs have changed that are not among these.
     - `test`: Not empty in a notification that only tests the way.
     """
@@ -34,7 +34,7 @@ class News(msgspec.Struct, array_like=True, frozen=True):
     sender: str
     jobs: Sequence[tuple[JobId, bool]] = ()
     queued: Sequence[ContainerId] = ()
-    limits: bool = False
+    limit_seconds: float | None = None
     missed: bool = False
     test: str = ""
 
@@ -51,7 +51,8 @@ class Teller:
         self._send = send
         self._jobs: dict[JobId, bool] = {}
         self._queued: dict[ContainerId, None] = {}
-        self._limits = self._missed = False
+        self._limit_seconds: float | None = None
+        self._missed = False
         self._there = Notice()
 
     def put(
@@ -59,13 +60,14 @@ class Teller:
         jobs: Iterable[tuple[JobId, bool]] = (),
         queued: Iterable[ContainerId] = (),
         *,
-        limits: bool = False,
+        limit_seconds: float | None = None,
         missed: bool = False,
     ) -> None:
         for id, finished in jobs:
             self._jobs[id] = self._jobs.get(id, False) or finished
         self._queued.update(dict.fromkeys(queued))
-        self._limits, self._missed = self._limits or limits, self._missed or missed
+        limits = [seconds for seconds in (self._limit_seconds, limit_seconds) if seconds is not None]
+        self._limit_seconds, self._missed = min(limits, default=None), self._missed or missed
         self._there.set()
 
     async def run(self) -> None:
@@ -86,11 +88,11 @@ class Teller:
         """Return the payloads of what there is to tell."""
         payloads: list[str] = []
         jobs, queued = list(self._jobs.items()), list(self._queued)
-        if not (jobs or queued or self._limits or self._missed):
+        if not (jobs or queued or self._missed):
             return []
-        limits, missed = self._limits, self._missed
-        self._jobs, self._queued, self._limits, self._missed = {}, {}, False, False
-        while jobs or queued or limits or missed or not payloads:
+        limit, missed = self._limit_seconds, self._missed
+        self._jobs, self._queued, self._limit_seconds, self._missed = {}, {}, None, False
+        while jobs or queued or missed or not payloads:
             part, size = list[tuple[JobId, bool]](), 200
             while jobs and (size := size + len(_encode(jobs[-1])) + 1) < MOST_BYTES:
                 part.append(jobs.pop())
@@ -99,8 +101,8 @@ class Teller:
                 containers.append(queued.pop())
             if not part and not containers and (jobs or queued):  # a name that fits into no notification
                 jobs, queued, missed = [], [], True
-            payloads.append(_encode(News(self.name, part[::-1], containers, limits, missed)).decode())
-            limits = missed = False
+            payloads.append(_encode(News(self.name, part[::-1], containers, limit, missed)).decode())
+            limit, missed = None, False
             if not jobs and not queued:
                 break
         return payloads

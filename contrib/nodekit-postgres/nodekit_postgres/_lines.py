@@ -31,6 +31,7 @@ from nodekit_postgres._connecting import (
     pause_seconds,
     said,
 )
+from nodekit_postgres._errors import refused
 from nodekit_postgres._work import Statement, Work
 
 logger = logging.getLogger("nodekit.store")
@@ -360,8 +361,7 @@ class Lines:
             if connection.closed or isinstance(error, self._useless):
                 self._lost([work], error)
             else:
-                kind = ReadOnly if isinstance(error, errors.ReadOnlySqlTransaction) else StoreFailed
-                work.end(kind(f"PostgreSQL refused: {said(error)}"))
+                work.end(refused(error))
         except Exception as error:  # a fault of ours, which is the caller's to raise
             work.end(error)
 
@@ -383,10 +383,6 @@ class Lines:
                 work.end(_Lost(f"PostgreSQL did not answer within {seconds:g} s"))
         cut(connection)
         self._server.silent(works[0].since)
-
-
-class ReadOnly(StoreFailed):
-    """The server answers, and takes no writes."""
 
 
 class _Lost(StoreFailed):

@@ -154,11 +154,12 @@ class Reader(Client):
 
     async def check(self) -> None:
         """Read something small, on the connection that renews the lease (`CheckedStore`)."""
-        await self._ask(self._lease, "SELECT 1", (), kept=False)
+        await self._ask(self._lease, "SELECT version FROM nodekit.about", (), kept=False)
 
     def nodekit_problems(self) -> Sequence[str]:
-        """Return why this store hears nothing from other nodes."""
-        return [f"store postgres: {self.ear.problem}"] if self._entered and self.ear.problem else []
+        """Return why this store hears nothing from other nodes, and that jobs were deleted."""
+        problems = [self.ear.problem, self.session.problem] if self._entered else []
+        return [f"store postgres: {problem}" for problem in problems if problem]
 
     # -- the cluster ------------------------------------------------------------------------------
 

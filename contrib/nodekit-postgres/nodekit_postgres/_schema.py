@@ -69,6 +69,8 @@ async def version_of(connection: Connection, schema: str) -> tuple[int, int]:
         rows = await (await connection.execute(query)).fetchall()
     except UndefinedTable:
         return 0, 0
+    if not rows:
+        raise StoreFailed(f"the schema {schema!r} has tables without a version; restore a backup, or drop the schema")
     [(version, oldest)] = rows
     return version, oldest
 

@@ -1,6 +1,7 @@
 """The session of an entered store: its lease, and the claims that depend on it."""
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, TypeAlias
@@ -10,7 +11,8 @@ import anyio
 
 from nodekit import HeldClaims, JobId, LeasedClaim, StoreFailed
 from nodekit_postgres._connecting import Connection, Notice
-from nodekit_postgres._lines import Lines, ReadOnly
+from nodekit_postgres._errors import Gone, ReadOnly
+from nodekit_postgres._lines import Lines
 from nodekit_postgres._rows import octets, text
 
 logger = logging.getLogger("nodekit.store")
@@ -29,6 +31,10 @@ class Session:
         self.slot = 0
         self.claims = HeldClaims(lease_seconds, uuid4, time.monotonic)
         self._offset = 0.0
+        self._entered_at = self._heard_at = math.inf
+        """Engine's times at which this store was entered, and at which its lease was renewed last."""
+        self.problem = ""
+        """The loss of jobs. Empty while all is well."""
         self._kicked = Notice()
         self.on_orphans: Callable[[Collection[JobId]], Awaitable[None]]
         """Is called with streams that nobody holds any more."""
@@ -56,6 +62,7 @@ class Session:
         )
         self.id, self.slot = id, slot
         self.claims.renewed(sent_at)
+        self._entered_at, self._heard_at = min(now, self._entered_at), now
         self._set_clock(now, sent_at)
 
     async def end(self) -> Collection[JobId]:
@@ -76,6 +83,8 @@ class Session:
                 except StoreFailed as error:
                     if isinstance(error, ReadOnly) and not await self._is_standby():
                         self.claims.renewed(sent_at)  # nobody can take the claims over meanwhile
+                    if isinstance(error, Gone):
+                        self._deleted()
                     logger.debug("the lease is not renewed: %s", error)
                     pause = min(self.lease_seconds / 20, 1.0)
                 with anyio.move_on_after(pause):
@@ -96,17 +105,22 @@ class Session:
 
     async def _beat(self) -> None:
         held, sent_at = self.claims.keys, time.monotonic()
-        [(alive, now, ids, tokens, taken_over, orphans)] = await self._ask(
-            "SELECT alive, engine_time, ids, tokens, taken_over, orphans FROM nodekit.beat(%s, %s)",
+        [(alive, now, ids, tokens, taken_over, orphans, deleted_at)] = await self._ask(
+            "SELECT alive, engine_time, ids, tokens, taken_over, orphans, deleted_at FROM nodekit.beat(%s, %s)",
             [self.id, self.lease_seconds],
         )
         self._set_clock(now, sent_at)
+        if deleted_at is not None and deleted_at > self._entered_at:
+            self._deleted()
         if not alive:
+            if now - self._heard_at < self.lease_seconds:  # no other node may have ended this session
+                self._deleted()
             self.claims.lose_all()
             await self.begin()
             self.on_missed()
             return
         self.claims.renewed(sent_at)
+        self._heard_at = now
         there = {(text(id), token) for id, token in zip(ids or (), tokens or (), strict=True)}
         if differing := self.claims.differing(held, there):
             await self._give_back(differing)
@@ -115,6 +129,12 @@ class Session:
             self.on_missed()
         if orphans:
             await self.on_orphans([text(id) for id in orphans])
+
+    def _deleted(self) -> None:
+        """Note that somebody has deleted what nodes work on."""
+        if not self.problem:
+            self.problem = "jobs were deleted from the tables while nodes worked on them"
+            logger.error("%s", self.problem)
 
     async def _give_back(self, keys: Collection[tuple[JobId, UUID]]) -> None:
         """Queue jobs again whose claims nobody got, or that were cancelled here."""

@@ -134,7 +134,12 @@ class PostgresStore(Reader):
             "room": [] if room is None else list(room.groups.values()),
             "most_bytes": None if room is None else room.most_bytes,
         }
-        return await self._wait(CLAIM, given, self.queued)
+        notice = Notice()
+        self.queued[notice] = frozenset(containers)
+        try:
+            return await self._wait(CLAIM, given, notice)
+        finally:
+            del self.queued[notice]
 
     async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
         while True:

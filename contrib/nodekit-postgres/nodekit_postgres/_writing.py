@@ -121,8 +121,11 @@ def settled(job: Job, revision: int, *, orphan: bool) -> dict[str, Any]:
     return {"revision": revision, "orphan": orphan, **_state(job)}
 
 
-def has_limits(job: Job) -> bool:
-    return job.timeout_seconds is not None or job.queue_timeout_seconds is not None
+def seconds_left(jobs: Sequence[Job], now: float) -> float | None:
+    """Return the time until the first time limit of queued jobs may be over; None if they have none."""
+    limits = [job.accepted_at + job.timeout_seconds - now for job in jobs if job.timeout_seconds is not None]
+    limits += [job.queue_timeout_seconds for job in jobs if job.queue_timeout_seconds is not None]
+    return min(limits, default=None)
 
 
 def dues(jobs: Sequence[Job]) -> Sequence[ContainerId]:

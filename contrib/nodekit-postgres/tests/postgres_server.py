@@ -102,6 +102,8 @@ class PostgresServer:
         self._leash: subprocess.Popen[str] | None = None
         self._numbers = count(1)
         self.pid = 0
+        self.environment: dict[str, str] = {}
+        """Further variables of its processes, from the next `start` on."""
 
     def __enter__(self) -> Self:
         self._user = user()
@@ -151,7 +153,7 @@ class PostgresServer:
         with (self.folder / "log").open("ab") as log:
             self._leash = subprocess.Popen(
                 command,
-                env={"PATH": os.defpath, "FOLDER": str(self.folder), "LC_ALL": "C.UTF-8"},
+                env={"PATH": os.defpath, "FOLDER": str(self.folder), "LC_ALL": "C.UTF-8", **self.environment},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -1,14 +1,16 @@
-"""The loss of the server itself: a synchronous replica takes over, and a dump is restored elsewhere."""
+"""The loss of the server itself: its power is lost, a replica takes over, a dump is restored elsewhere."""
 
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
+from lossy_disk import LossyDisk
 from postgres_server import HOST, Database, PostgresServer, Standby, path_of, programs
 
-from nodekit import JobId, JobQuery, JobRequest, JobStatus, Node, NodeLimits, Secret, StoreFailed
+from nodekit import JobId, JobQuery, JobRequest, JobStatus, Node, NodeLimits, Secret, StoreFailed, Unavailable
 from nodekit.testing import make_function_runner, make_job, make_node, make_request
 from nodekit_postgres import PostgresConfig, PostgresStore
 
@@ -69,7 +71,7 @@ async def submitted(node: Node, request: JobRequest) -> JobId:
         while True:
             try:
                 return (await node.submit(request)).id
-            except StoreFailed:
+            except (StoreFailed, Unavailable):
                 await anyio.sleep(0.1)
 
 
@@ -133,6 +135,32 @@ async def test_with_an_asynchronous_replica_what_it_had_not_got_is_lost_and_the_
         assert sorted(listed) == sorted([*done, kept, after, again])
         assert (await store.pending()).total == 0
         assert not await store.queues()
+
+
+async def test_a_server_that_loses_power_has_all_that_it_has_acknowledged(postgres_server: PostgresServer) -> None:
+    with PostgresServer({"fsync": "on"}) as server:
+        config = PostgresConfig(url=Secret(server.create().url), lease_seconds=2, connect_seconds=2, call_seconds=1)
+        disk, store, first, gate = LossyDisk(server), PostgresStore(config), Gate(), Gate()
+        first.opened.set()
+        functions = {"first": first.pass_through, "gate": gate.pass_through}
+        async with make_node(store=store, runners=[make_function_runner(functions=functions)]) as node:
+            ids = [(await node.submit(make_request("echo"))).id for _ in range(20)]
+            done = await node.wait(ids)
+            running = (await node.submit(make_request("first", "gate"))).id
+            await gate.called(1)
+            disk.hold()
+            with pytest.raises((StoreFailed, Unavailable)):
+                await node.submit(make_request("echo"))
+            await anyio.to_thread.run_sync(disk.lose_power)
+            await anyio.to_thread.run_sync(server.start)
+            after = await submitted(node, make_request("echo"))
+            assert await store.get(ids) == done
+            assert await store.find(JobQuery()) == [*ids, running, after], "the disk has lost the other one"
+            gate.opened.set()
+            with anyio.fail_after(SECONDS):
+                ended = await node.wait([running, after])
+            assert {job.status for job in ended} == {JobStatus.SUCCESS}
+            assert first.calls == 1
 
 
 async def test_a_dump_of_the_schema_is_a_backup_that_other_nodes_go_on_with(

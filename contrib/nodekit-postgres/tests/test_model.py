@@ -8,19 +8,13 @@ import anyio
 import psycopg
 import pytest
 from hypothesis import Phase
+from leap import LEAP
 from postgres_server import Database, PostgresServer
 
 from nodekit import JobStore, Secret
 from nodekit.testing.store_model import JobStoreModelContract
 from nodekit_postgres import PostgresConfig, PostgresStore
 
-LEAP = """
-    CREATE TABLE nodekit.leap (seconds double precision);
-    INSERT INTO nodekit.leap VALUES (0);
-    CREATE OR REPLACE FUNCTION nodekit.engine_time() RETURNS double precision LANGUAGE sql VOLATILE AS $$
-        SELECT extract(epoch FROM clock_timestamp())::double precision + (SELECT seconds FROM nodekit.leap)
-    $$;
-"""
 CLEAR = """
     TRUNCATE nodekit.jobs, nodekit.records, nodekit.live, nodekit.rotations, nodekit.counts, nodekit.totals,
         nodekit.sessions, nodekit.members, nodekit.plugin_records

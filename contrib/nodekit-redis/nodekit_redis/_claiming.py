@@ -25,7 +25,7 @@ class Waiters:
         self._waiting: dict[Notice, Collection[str] | None] = {}
 
     def add(self, notice: Notice, containers: Collection[str] | None) -> None:
-        """Let `notice` be set for these containers. None: for jobs whose time may run out."""
+        """Let `notice` be set for these containers. None: for jobs whose time runs out soon."""
         self._waiting[notice] = containers
 
     def remove(self, notice: Notice) -> None:

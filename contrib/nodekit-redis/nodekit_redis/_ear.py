@@ -26,13 +26,13 @@ class News(NamedTuple):
     """The news that a script tells of a job.
 
     - `due`: Quoted name of the container for which it is queued now; empty if it is not.
-    - `timed`: True if it is delayed, or its time may run out.
+    - `seconds_left`: Time until its time limit is over, if it is queued and has one.
     """
 
     id: JobId
     ended: bool
     due: str
-    timed: bool
+    seconds_left: float | None
 
 
 class Ear:
@@ -132,10 +132,11 @@ class Ear:
 
     def _take(self, line: bytes) -> None:
         try:
-            ended, timed, due, id = line.decode().split(" ", 3)
+            ended, left, due, id = line.decode().split(" ", 3)
+            seconds_left = None if left == "-" else float(left)
         except ValueError:  # of a later version, or of a stranger
             return self._missed()
-        return self._hear(News(id, ended == "1", "" if due == "-" else due, timed == "1"))
+        return self._hear(News(id, ended == "1", "" if due == "-" else due, seconds_left))
 
     async def _test(self, scope: anyio.CancelScope) -> None:
         """Send markers, and see if they come. Without an answer, the connection is given up."""

@@ -124,7 +124,9 @@ class RedisStore(Reader):
         if news.ended:
             self._session.claims.lose(news.id, writing=False)
         if news.due:
-            self._claiming.waiters.wake(news.due, timed=news.timed)
+            # Expired jobs are looked for now and then: each job would cost all nodes another look otherwise.
+            timed = news.seconds_left is not None and news.seconds_left < self._config.look_seconds
+            self._claiming.waiters.wake(news.due, timed=timed)
         self._feed.publish(Change(news.id, finished=news.ended))
 
     def _missed(self) -> None:

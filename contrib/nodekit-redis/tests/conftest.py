@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import NoReturn
 
 import pytest
-from redis_server import NoRedis, RedisServer
+from redis_server import HOST, NoRedis, RedisServer
+from stores import REPLICAS
 
 
 @pytest.fixture
@@ -23,15 +25,14 @@ def unavailable(reason: object) -> NoReturn:
 @pytest.fixture(scope="session")
 def shared_server() -> Iterator[RedisServer]:
     """A server for all tests of this process, with fsync for every command."""
-    server = RedisServer()
-    try:
-        server.__enter__()
-    except NoRedis as reason:
-        unavailable(reason)
-    try:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(RedisServer("repl-diskless-sync-delay 0"))
+            for _ in range(REPLICAS):
+                stack.enter_context(RedisServer(f"replicaof {HOST} {server.port}"))
+        except NoRedis as reason:
+            unavailable(reason)
         yield server
-    finally:
-        server.__exit__()
 
 
 @pytest.fixture

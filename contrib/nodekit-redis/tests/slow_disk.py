@@ -3,11 +3,10 @@
 A small library in C is loaded into the server. It stands before `fdatasync`.
 """
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from preloaded import preload
 from redis_server import RedisServer
 
 SOURCE = r"""
@@ -47,15 +46,8 @@ class SlowDisk:
         self._folder, self._monkeypatch = folder, monkeypatch
 
     def enter(self) -> None:
-        """Build the library, and have servers load it. Skip the test where there is no compiler."""
-        compiler = shutil.which("cc")
-        if compiler is None:
-            pytest.skip("cc: not found; what stands before fdatasync is in C")
-        source, library = self._folder / "slow.c", self._folder / "slow.so"
-        source.write_text(SOURCE)
-        subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
-        self._monkeypatch.setenv("LD_PRELOAD", str(library))
-        self._monkeypatch.setenv("SLOW_DISK", str(self._folder))
+        """Have servers load the library."""
+        preload(self._folder, self._monkeypatch, SOURCE, {"SLOW_DISK": str(self._folder)})
 
     def hold(self) -> None:
         """Let no sync end from now on."""

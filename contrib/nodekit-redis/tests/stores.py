@@ -1,11 +1,15 @@
 """Stores on servers of tests."""
 
+import os
 from typing import Any
 
 from redis_server import RedisServer
 
 from nodekit import Secret
 from nodekit_redis import RedisConfig, RedisStore
+
+REPLICAS = int(os.environ.get("NODEKIT_TEST_REPLICAS", "0"))
+"""Number of replicas of the server of all tests, which stores of the suites wait for."""
 
 
 def store_on(server: RedisServer, **settings: Any) -> RedisStore:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from redis_server import RedisServer
+from stores import REPLICAS
 
 from nodekit import Secret, SharedStore
 from nodekit.testing import DurableJobStoreContract, SharedStoreContract
@@ -13,8 +14,9 @@ LEASE_SECONDS = 2.0
 
 
 def make_store(url: str, lease_seconds: float = LEASE_SECONDS) -> RedisStore:
-    config = RedisConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=lease_seconds / 2)
-    return RedisStore(config)
+    return RedisStore(
+        RedisConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=lease_seconds / 2, replicas=REPLICAS)
+    )
 
 
 class TestRedisStore(SharedStoreContract, DurableJobStoreContract):

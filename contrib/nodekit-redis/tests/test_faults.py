@@ -5,6 +5,7 @@ from collections.abc import Callable
 import anyio.to_thread
 import pytest
 from redis_server import RedisServer
+from stores import REPLICAS
 
 from nodekit import Secret, SharedStore
 from nodekit.testing import EngineFaultContract
@@ -31,7 +32,7 @@ class Control:
 
     async def read_only(self, on: bool) -> None:
         """Have it miss a replica: then it refuses all writes."""
-        replicas = "1" if on else "0"
+        replicas = str(REPLICAS + 1 if on else 0)
         reply = await anyio.to_thread.run_sync(self._server.call, "CONFIG", "SET", "min-replicas-to-write", replicas)
         assert reply == b"+OK\r\n"
 
@@ -49,6 +50,9 @@ class TestFaultsOfRedis(EngineFaultContract):
         def open_at(host: str, port: int) -> SharedStore:
             url = Secret(redis_server.url_at(host, port))
             seconds = self.lease_seconds
-            return RedisStore(RedisConfig(url=url, lease_seconds=seconds, call_seconds=seconds, look_seconds=0.5))
+            config = RedisConfig(
+                url=url, lease_seconds=seconds, call_seconds=seconds, look_seconds=0.5, replicas=REPLICAS
+            )
+            return RedisStore(config)
 
         return open_at

@@ -1,11 +1,15 @@
 """Servers that keep too little, are full, busy or emptied: what a node is told, and what becomes of its jobs."""
 
+import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
+import aiohttp
 import anyio
 import anyio.to_thread
 import pytest
@@ -13,7 +17,16 @@ from redis_server import RedisServer
 from stores import secret, store_on
 
 from nodekit import ClaimLost, Job, JobQuery, JobStatus, Outcome, StoreFailed
-from nodekit.testing import SEQUENCE, make_job, make_node, make_request, succeeded, with_output
+from nodekit.testing import (
+    SEQUENCE,
+    make_function_runner,
+    make_job,
+    make_node,
+    make_request,
+    succeeded,
+    with_output,
+)
+from nodekit_asgi import AsgiConfig, AsgiTransport
 from nodekit_redis import RedisStore
 
 pytestmark = pytest.mark.anyio
@@ -174,6 +187,49 @@ async def test_a_full_memory_refuses_new_jobs_and_lets_others_end(redis_server: 
         await store.save(claim, succeeded(claim.job))
         assert await store.find(JobQuery()) == [jobs[0].id, jobs[1].id]
         assert (await store.pending()).total == 0
+
+
+async def test_a_node_says_over_http_that_the_memory_is_full_and_recovers_when_there_is_room(
+    redis_server: RedisServer,
+) -> None:
+    called, opened = anyio.Event(), anyio.Event()
+
+    async def gate(data: Any) -> Any:
+        called.set()
+        await opened.wait()
+        return data
+
+    transport = AsgiTransport(config=AsgiConfig(bind="127.0.0.1:0", stop_seconds=0))
+    runner = make_function_runner(functions={"gate": gate})
+    node = make_node(store=store_on(redis_server), runners=[runner], transports=[transport])
+    async with node, aiohttp.ClientSession() as http:
+
+        async def ask(path: str, **options: Any) -> tuple[int, str]:
+            async with http.request("POST" if options else "GET", node.urls[0] + path, **options) as response:
+                return response.status, await response.text()
+
+        async def submit(container: str = "echo") -> tuple[int, str]:
+            return await ask("/api/jobs", json={"containers": [container], "data": {}})
+
+        id = json.loads((await submit("gate"))[1])["id"]
+        with anyio.fail_after(SECONDS):
+            await called.wait()
+        with setting(redis_server, "maxmemory", "1", "0"):
+            status, text = await submit()
+            assert status == 503, text
+            opened.set()
+            with anyio.fail_after(SECONDS):
+                while "cannot keep results" not in (answer := await ask("/health"))[1]:
+                    await anyio.sleep(0.02)
+            assert answer[0] == 503
+            assert re.search("cannot keep jobs: .*maxmemory; raise it", answer[1])
+            assert (await ask(f"/api/jobs?id={id}"))[0] == 200
+        with anyio.fail_after(SECONDS):
+            [done] = await node.wait([id])
+        assert done.status is JobStatus.SUCCESS
+        assert (await submit())[0] == 200
+        status, text = await ask("/health")
+        assert (status, "maxmemory" in text) == (200, False)
 
 
 async def test_a_server_that_is_busy_with_a_script_is_told_and_survived(redis_server: RedisServer) -> None:

@@ -14,7 +14,8 @@ DECLARE
     finish bigint;
     lost integer;
 BEGIN
-    SELECT * INTO held FROM nodekit.live WHERE id = p_id AND token = p_token FOR UPDATE;
+    SELECT * INTO held FROM nodekit.live WHERE id = p_id AND token = p_token
+        AND EXISTS (SELECT FROM nodekit.jobs WHERE id = p_id) FOR UPDATE;  -- somebody may have deleted it by hand
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -134,7 +135,8 @@ $$;
 -- over once it has been ended, and its session stays until then.
 CREATE FUNCTION nodekit.beat(p_session uuid, p_lease double precision)
 RETURNS TABLE (
-    alive boolean, engine_time double precision, ids bytea[], tokens uuid[], taken_over integer, orphans bytea[]
+    alive boolean, engine_time double precision, ids bytea[], tokens uuid[], taken_over integer, orphans bytea[],
+    deleted_at double precision
 ) LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -146,11 +148,16 @@ DECLARE
 BEGIN
     PERFORM nodekit.without_fsync();
     UPDATE nodekit.sessions SET lapses_at = now + p_lease, seen_at = now,
-        steady_since = CASE WHEN lapses_at < now THEN now ELSE steady_since END
+        steady_since = CASE WHEN lapses_at < now THEN now ELSE least(steady_since, now) END
         WHERE id = p_session RETURNING steady_since INTO steady;
     alive := FOUND;
     engine_time := now;
     taken_over := 0;
+    -- What was seen in times to come was seen before the clock was set back: its lease would last for longer by as much.
+    UPDATE nodekit.sessions SET lapses_at = lapses_at - seen_at + nodekit.engine_time(), seen_at = nodekit.engine_time()
+        WHERE id IN (
+            SELECT id FROM nodekit.sessions WHERE seen_at > nodekit.engine_time() + 1 ORDER BY id FOR UPDATE SKIP LOCKED
+        );
     IF steady <= now - p_lease THEN
         FOR dead IN
             SELECT id, seen_at FROM nodekit.sessions WHERE lapses_at < now ORDER BY id FOR UPDATE SKIP LOCKED
@@ -166,6 +173,9 @@ BEGIN
         END LOOP;
         DELETE FROM nodekit.members WHERE session IS NULL AND seen_at < now - 3600;
     END IF;
+    PERFORM nodekit.forget_deleted(  -- a few at a time: so the cost of a renewal does not grow with the claims
+        ARRAY(SELECT id FROM nodekit.live WHERE session = p_session ORDER BY random() LIMIT 10));
+    deleted_at := (SELECT deleted_at FROM nodekit.about);
     SELECT array_agg(id), array_agg(token) INTO ids, tokens FROM nodekit.live WHERE session = p_session;
     orphans := ARRAY(SELECT id FROM nodekit.live WHERE streams AND token IS NULL ORDER BY id LIMIT 100);
     RETURN NEXT;

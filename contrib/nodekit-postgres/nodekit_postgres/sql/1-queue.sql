@@ -21,12 +21,13 @@ BEGIN
         RAISE EXCEPTION 'one transaction finishes more than 1023 jobs';
     END IF;
     PERFORM set_config('nodekit_postgres.given', (given + 1)::text, true);
-    RETURN (SELECT finish_base FROM nodekit.about) + pg_current_xact_id()::text::bigint * 1024 + given;
+    RETURN coalesce((SELECT finish_base FROM nodekit.about), 0) + pg_current_xact_id()::text::bigint * 1024 + given;
 END
 $$;
 
 CREATE FUNCTION nodekit.finished_below() RETURNS bigint LANGUAGE sql VOLATILE AS $$
-    SELECT finish_base + pg_snapshot_xmin(pg_current_snapshot())::text::bigint * 1024 FROM nodekit.about
+    SELECT coalesce((SELECT finish_base FROM nodekit.about), 0)
+        + pg_snapshot_xmin(pg_current_snapshot())::text::bigint * 1024
 $$;
 
 CREATE FUNCTION nodekit.expiry(p_created double precision, p_due double precision, p_timeout double precision,
@@ -171,6 +172,26 @@ BEGIN
 END
 $$;
 
+-- Take those of some claimed jobs out of the queue that somebody has deleted. Their counts go to a shard of its own.
+CREATE FUNCTION nodekit.forget_deleted(p_ids bytea[]) RETURNS void LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    groups bytea[];
+    onchain_jobs boolean[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM nodekit.live WHERE id IN (
+            SELECT l.id FROM nodekit.live l WHERE l.id = ANY (p_ids) AND l.token IS NOT NULL
+                AND NOT EXISTS (SELECT FROM nodekit.jobs j WHERE j.id = l.id)
+            ORDER BY l.id FOR UPDATE SKIP LOCKED
+        ) RETURNING grp, onchain
+    ) SELECT array_agg(grp), array_agg(onchain) INTO groups, onchain_jobs FROM gone;
+    IF groups IS NOT NULL THEN
+        PERFORM nodekit.count_jobs(-1, groups, onchain_jobs, -1);
+        UPDATE nodekit.about SET deleted_at = nodekit.engine_time();
+    END IF;
+END
+$$;
+
 -- What a claimant gets of a job: its row, its data and outlines, and its last output.
 CREATE FUNCTION nodekit.claimed_jobs(p_ids bytea[])
 RETURNS TABLE (
@@ -270,6 +291,7 @@ DECLARE
     next_group bytea;
     next_id bytea;
     room integer;
+    given integer;
 BEGIN
     PERFORM nodekit.without_fsync();
     PERFORM nodekit.wake();
@@ -326,6 +348,12 @@ BEGIN
         END IF;
     END LOOP;
     RETURN QUERY SELECT * FROM nodekit.claimed_jobs(taken);
+    GET DIAGNOSTICS given = ROW_COUNT;
+    IF given < cardinality(taken) THEN  -- somebody has deleted the others: look again at once
+        PERFORM nodekit.forget_deleted(taken);
+        age := 0;
+        RETURN NEXT;
+    END IF;
 END
 $$;
 
@@ -352,7 +380,7 @@ BEGIN
         RETURN;
     END IF;
     FOR job IN
-        SELECT l.id, j.size FROM nodekit.live l JOIN nodekit.jobs j ON j.id = l.id
+        SELECT l.id, coalesce(j.size, 0) AS size FROM nodekit.live l LEFT JOIN nodekit.jobs j ON j.id = l.id
         WHERE l.token IS NULL AND l.expires_at IS NOT NULL AND NOT l.streams AND l.expires_at <= now
         ORDER BY l.expires_at LIMIT p_limit FOR UPDATE OF l SKIP LOCKED
     LOOP
@@ -361,6 +389,7 @@ BEGIN
         UPDATE nodekit.live l SET ready = false, session = p_session, token = p_token, since = now WHERE l.id = job.id;
         taken := taken || job.id;
     END LOOP;
+    PERFORM nodekit.forget_deleted(taken);
     RETURN QUERY SELECT * FROM nodekit.claimed_jobs(taken);
 END
 $$;

@@ -1,11 +1,13 @@
 -- Version 1: the tables. `nodekit` stands for the schema of the settings.
 -- Texts of others are `bytea` in UTF-8, since `text` has no zero byte; so they are also sorted by code points.
 
--- One row: the version of this schema, and the oldest version that a node may know and still work with it.
+-- One row: the version of this schema, and the oldest version that a node may know and still work with it. `deleted_at` is
+-- when it was last found that somebody had deleted jobs that had not ended.
 CREATE TABLE nodekit.about (
     version integer NOT NULL,
     oldest_node integer NOT NULL,
-    finish_base bigint NOT NULL DEFAULT 0
+    finish_base bigint NOT NULL DEFAULT 0,
+    deleted_at double precision
 );
 
 -- A job's row changes with each step; no index has a column that does, before the job ends. `steps` counts ended steps.

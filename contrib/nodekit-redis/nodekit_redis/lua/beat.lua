@@ -10,9 +10,20 @@ if ARGV[3] == '1' then
 elseif not call('ZSCORE', P .. 'sessions', session) then
   return {0, exact(now), 0, {}, '', false}
 end
--- If nobody was heard for a whole lease, the server stood still, or took no writes: all get another lease.
 local heard = tonumber(call('HGET', P .. 'about', 'heard') or '0')
 local patient_until = tonumber(call('HGET', P .. 'about', 'patient_until') or '0')
+-- If the clock was set back, the leases of dead nodes would last for longer by as much: they are set back, too.
+local back = heard - now
+if back > 1 then
+  patient_until = patient_until - back
+  call('HSET', P .. 'about', 'patient_until', exact(patient_until))
+  local sessions = call('ZRANGE', P .. 'sessions', 0, -1, 'WITHSCORES')
+  for n = 1, #sessions, 2 do
+    call('ZADD', P .. 'sessions', exact(sessions[n + 1] - back), sessions[n])
+    call('HSET', P .. 'seen', sessions[n], exact((call('HGET', P .. 'seen', sessions[n]) or heard) - back))
+  end
+end
+-- If nobody was heard for a whole lease, the server stood still, or took no writes: all get another lease.
 if now - heard > lease then
   patient_until = now + lease
   call('HSET', P .. 'about', 'patient_until', exact(patient_until))

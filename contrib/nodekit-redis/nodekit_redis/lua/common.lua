@@ -12,9 +12,9 @@ local function job_key(id)
   return P .. 'job:' .. id
 end
 
--- What the other nodes are told: has the job ended, may something be due later, for which container is it queued now.
-local function tell(id, ended, due, timed)
-  news[#news + 1] = (ended and '1 ' or '0 ') .. (timed and '1 ' or '0 ') .. (due or '-') .. ' ' .. id
+-- What the other nodes are told: has the job ended, in how many seconds its time is over, for which container it is queued.
+local function tell(id, ended, due, left)
+  news[#news + 1] = (ended and '1 ' or '0 ') .. (left and exact(left) or '-') .. ' ' .. (due or '-') .. ' ' .. id
 end
 
 local function publish()
@@ -54,7 +54,7 @@ local function leave_lane(due, lane, group, id)
   return true
 end
 
--- Queue a job, due at a time; return its container, and true if it is delayed or its time may run out.
+-- Queue a job, due at a time; return its container, and the seconds until its time is over, or nil.
 local function enqueue(id, due_at)
   local job = call('HMGET', job_key(id),
     'due', 'priority', 'pipeline', 'group', 'takeovers', 'created', 'timeout', 'queue_timeout')
@@ -78,7 +78,7 @@ local function enqueue(id, due_at)
     call('ZADD', P .. 'expiring', exact(expires), id)
   end
   call('HSET', job_key(id), 'where', where, 'lane', lane, 'token', '', 'owner', '')
-  return due, expires ~= nil or where == 'delayed'
+  return due, expires and expires - now
 end
 
 -- Take a job out of the queue, or its claim from whoever has it.
