@@ -48,14 +48,17 @@ class RowsStatement:
 
     def write(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
         """Write the rows. Return the number of rows of the file that changed."""
-        return sum(cursor.rowcount for cursor in self._execute(connection, rows))
+        changed = 0
+        for cursor in self._execute(connection, rows):
+            changed += cursor.rowcount
+        return changed
 
     def rows(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> list[Any]:
         """Write the rows. Return those that the statement returns."""
         return [row for cursor in self._execute(connection, rows) for row in cursor.fetchall()]
 
     def _execute(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> Iterator[sqlite3.Cursor]:
-        for some in self._pieces(rows):
+        for some in self._pieces(rows) if len(rows) > 1 else [rows] if rows else ():
             values = [0 if value is None else value for row in some for value in row]
             yield connection.execute(self._texts[len(some)], values)
 

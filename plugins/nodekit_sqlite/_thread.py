@@ -5,7 +5,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
@@ -146,10 +146,9 @@ class Deliveries:
 
     def _deliver(self) -> None:
         self._posted = False  # first: what finishes from now on may need another wake-up
-        with suppress(IndexError):
-            while True:
-                if not (done := self._finished.popleft().done).done():  # its caller may have gone
-                    done.set_result(None)
+        while self._finished:
+            if not (done := self._finished.popleft().done).done():  # its caller may have gone
+                done.set_result(None)
 
 
 async def connected(connect: Connect) -> sqlite3.Connection:
@@ -231,15 +230,12 @@ class Writer:
 
     def _next(self) -> Sequence[Call[Any]]:
         calls: list[Call[Any]] = []
-        call = self._calls.get()
-        with suppress(Empty):
-            while call is not None:
-                calls.append(call)
-                if len(calls) == self._group:
-                    return calls
-                call = self._calls.get_nowait()
-            if calls:
-                self._calls.put(None)  # stop after these
+        while (call := self._calls.get()) is not None:
+            calls.append(call)
+            if len(calls) == self._group or self._calls.empty():  # nobody else takes any
+                return calls
+        if calls:
+            self._calls.put(None)  # stop after these
         return calls
 
     def _write(self, connection: sqlite3.Connection, calls: Sequence[Call[Any]]) -> None:
