@@ -1,7 +1,11 @@
 """The event loop of asyncio, for code that does without anyio where each microsecond counts."""
 
 import sys
+from collections.abc import Generator
+from types import coroutine
 from typing import TYPE_CHECKING
+
+import anyio.lowlevel
 
 if TYPE_CHECKING:
     import asyncio
@@ -19,3 +23,16 @@ def running_loop() -> "asyncio.AbstractEventLoop | None":
     except RuntimeError:
         return None
     return loop
+
+
+async def let_others_run() -> None:
+    """Give all others a turn of the event loop, as `anyio.lowlevel.checkpoint` does, at half the cost on asyncio."""
+    if running_loop() is None:
+        await anyio.lowlevel.checkpoint()
+    else:
+        await _next_turn()
+
+
+@coroutine
+def _next_turn() -> Generator[None, None, None]:
+    yield

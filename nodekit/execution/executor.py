@@ -19,8 +19,9 @@ from nodekit.errors import Unavailable
 from nodekit.execution.container_calls import Around, Calls
 from nodekit.execution.descriptors import descriptor_share
 from nodekit.execution.held_slots import HeldSlots
-from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Run, RunContext, Runs
+from nodekit.execution.job_runs import LONGEST_PAUSE_SECONDS, Runs
 from nodekit.execution.job_stream import JobStream
+from nodekit.execution.run import Run, RunContext
 from nodekit.execution.slots import Slots
 from nodekit.execution.stream_runs import StreamRun, StreamRuns
 from nodekit.execution.stream_slots import StreamSlots

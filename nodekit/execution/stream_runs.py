@@ -8,8 +8,9 @@ from msgspec.structs import replace
 
 from nodekit.concurrency.budget import Reservation
 from nodekit.execution.container_calls import Called
-from nodekit.execution.job_runs import Run, RunContext, Runs
+from nodekit.execution.job_runs import Runs
 from nodekit.execution.job_stream import JobStream
+from nodekit.execution.run import Run, RunContext
 from nodekit.execution.stopping import STOPPED
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.interfaces.store import Claim

@@ -19,7 +19,7 @@ from nodekit import (
     Sequence,
     Step,
 )
-from nodekit.execution.job_runs import Run
+from nodekit.execution.run import Run
 from nodekit.testing import VirtualClock, make_job
 from nodekit_memory import MemoryTable
 
