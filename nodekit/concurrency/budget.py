@@ -70,12 +70,13 @@ class Budget:
             if not held:
                 del self._groups[one.group]
             if one.overdraws:
-                self._note_overdraft(one, held)
+                over = self.reserved > self.total or held > one.most
+                if over or self._overdrawer is one:
+                    self._note_overdraft(one, over=over)
         if size < 0 and self._queue:
             self._grant()
 
-    def _note_overdraft(self, one: "Reservation", held: int) -> None:
-        over = self.reserved > self.total or held > one.most
+    def _note_overdraft(self, one: "Reservation", *, over: bool) -> None:
         if over and self._overdrawer is None:
             self._overdrawer = one
         elif self._overdrawer is one and (not over or not one.bytes):
@@ -175,12 +176,14 @@ class Reservation:
 
     def resize(self, size: int) -> None:
         """Count `size` bytes from now on, which are there already."""
-        if size != self.bytes:
-            self.add(size - self.bytes)
+        more, self.bytes = size - self.bytes, size
+        if more:
+            self._budget.count(self, more)
 
     def release(self) -> None:
         """Give back everything."""
-        self.resize(0)
+        if self.bytes:
+            self.resize(0)
 
 
 current: ContextVar[Reservation | None] = ContextVar("nodekit_reservation", default=None)

@@ -13,7 +13,7 @@ class Counts:
 
     def __init__(self) -> None:
         self._origins: Counter[bool] = Counter()
-        self._groups: Counter[GroupId] = Counter()
+        self._groups: dict[GroupId, int] = {}
 
     def pending(self, groups: Collection[GroupId] = ()) -> Pending:
         counts = {group: self._groups[group] for group in groups if group in self._groups}
@@ -30,6 +30,7 @@ class Counts:
 
     def _count(self, group: GroupId, onchain: bool, by: int) -> None:
         self._origins[onchain] += by
-        self._groups[group] += by
-        if not self._groups[group]:
-            del self._groups[group]
+        if number := self._groups.get(group, 0) + by:
+            self._groups[group] = number
+        else:
+            self._groups.pop(group, None)

@@ -15,7 +15,6 @@ place is at most C's turn, so the group that holds it was not served there since
 A claim may have no room for further jobs of some groups. It passes them over, as if they did not wait.
 """
 
-from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Set
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -145,13 +144,13 @@ class _FullGroups:
 
     def __init__(self, room: ClaimRoom | None) -> None:
         self._room = room
-        self._taken: Counter[GroupId] = Counter()
+        self._taken: dict[GroupId, int] = {}
         self.groups = {group for group, number in room.groups.items() if number < 1} if room else set[GroupId]()
 
     def take(self, group: GroupId) -> None:
         if self._room is not None:
-            self._taken[group] += 1
-            if self._taken[group] >= self._room.of(group):
+            taken = self._taken[group] = self._taken.get(group, 0) + 1
+            if taken >= self._room.of(group):
                 self.groups.add(group)
 
 

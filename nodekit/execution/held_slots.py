@@ -16,7 +16,7 @@ class HeldSlots:
         """The shares may be set anew while nothing is held."""
         self.full: set[GroupId] = set()
         """Groups that hold as many slots as they may."""
-        self._held: Counter[GroupId] = Counter()
+        self._held: dict[GroupId, int] = {}
         self._groups_with: Counter[int] = Counter()
         """Number of groups by the number of slots that they hold."""
         self._most = 0
@@ -30,7 +30,7 @@ class HeldSlots:
         return self._held.keys()
 
     def take(self, group: GroupId) -> None:
-        number = self._held[group] + 1
+        number = self._held.get(group, 0) + 1
         self._held[group] = number
         self._groups_with[number - 1] -= 1
         self._groups_with[number] += 1

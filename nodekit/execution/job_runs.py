@@ -52,13 +52,13 @@ class Runs(Generic[RunT]):
         """Give jobs back between two steps if another node runs the container and knows the pipeline, as this says."""
         self._taken_over = taken_over
 
-    async def go_on(self, run: RunT) -> None:
+    def go_on(self, run: RunT) -> Awaitable[None]:
         """Run the steps of a job one after another. Give the job back if the next step cannot run here and now."""
-        await self._under_claim(run, self._steps)
+        return self._under_claim(run, self._steps)
 
-    async def fail_expired(self, run: RunT) -> None:
+    def fail_expired(self, run: RunT) -> Awaitable[None]:
         """End a job whose time ran out while it waited."""
-        await self._under_claim(run, self._fail_expired)
+        return self._under_claim(run, self._fail_expired)
 
     async def _under_claim(self, run: RunT, work: Callable[[RunT], Awaitable[None]]) -> None:
         job = run.job
@@ -190,8 +190,8 @@ class Runs(Generic[RunT]):
         job, run.due_step = self._progress.transition(job)
         return job
 
-    async def _call(self, run: RunT, step: Step) -> Called:
-        return await self._calls.call(step, run.job, run.seconds_left, instance=run.instance)
+    def _call(self, run: RunT, step: Step) -> Awaitable[Called]:
+        return self._calls.call(step, run.job, run.seconds_left, instance=run.instance)
 
     def _delay(self, run: RunT, step: Step, called: Called) -> float | None:
         """Return the delay before the next attempt, or None if this outcome is the step's result."""

@@ -59,8 +59,11 @@ class Slots:
     @property
     def at_most(self) -> int:
         """Number of jobs that fit, even if all of them were due in the open container with the fewest free slots."""
-        open = self.open
-        return min([self.free, *(limit.free for limit in self._all_limits if not open.isdisjoint(limit.containers))])
+        open, most = self.open, self.free
+        for limit in self._all_limits:
+            if limit.free < most and not open.isdisjoint(limit.containers):
+                most = limit.free
+        return most
 
     def set_running(self, running: Set[ContainerId]) -> None:
         self._running, self._open = running, None

@@ -86,5 +86,7 @@ class Sequence:
 
     def outcome(self, job: Job) -> Outcome:
         """Return success, or failure if there is an error. The last result is the job's result."""
-        failed = any(isinstance(step.result, ContainerError) for step in job.steps)
-        return Outcome(JobStatus.FAILED if failed else JobStatus.SUCCESS)
+        for step in job.steps:
+            if isinstance(step.result, ContainerError):
+                return Outcome(JobStatus.FAILED)
+        return Outcome(JobStatus.SUCCESS)

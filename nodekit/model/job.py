@@ -250,7 +250,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def payload_bytes(self) -> int:
         """Number of bytes of its payloads: the data, the outputs of its steps, and an output from elsewhere."""
-        size = len(memoryview(self.request.data)) + outcome_bytes(self.outcome)
+        size = len(memoryview(self.request.data))
+        if self.outcome is not None:
+            size += result_bytes(self.outcome.result)
         for step in self.steps:
             size += result_bytes(step.result)
         return size
@@ -288,7 +290,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return self._with_attempt(container, attempt, None)
 
     def _with_attempt(self, container: ContainerId, attempt: Attempt, result: ContainerResult | None) -> "Job":
-        earlier, before = (self._open.attempts, self.steps[:-1]) if self._open else ((), self.steps)
+        step = self._open
+        earlier, before = (step.attempts, self.steps[:-1]) if step else ((), self.steps)
         record = StepRecord(container=container, attempts=(*earlier, attempt), result=result)
         return replace(self, status=JobStatus.RUNNING, steps=(*before, record), not_before=None, delay_seconds=None)
 
@@ -330,8 +333,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         if outcome.status is JobStatus.CANCELLED and outcome.result is None:
             error = ContainerError(container=self.due or "", error="cancelled", kind="cancelled")
             outcome = Outcome(outcome.status, error)
-        ended = replace(self, status=outcome.status, outcome=outcome, finished_at=at)
-        return replace(ended, due=None, not_before=None, delay_seconds=None, queue_timeout_seconds=None)
+        return replace(
+            self,
+            status=outcome.status,
+            outcome=outcome,
+            finished_at=at,
+            due=None,
+            not_before=None,
+            delay_seconds=None,
+            queue_timeout_seconds=None,
+        )
 
 
 def _has_output(step: StepRecord) -> bool:
@@ -361,11 +372,6 @@ def output_of(result: ContainerResult) -> msgspec.Raw | None:
 def result_bytes(result: ContainerResult | None) -> int:
     """Return the number of bytes of an output; 0 if there is none."""
     return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
-
-
-def outcome_bytes(outcome: Outcome | None) -> int:
-    """Return the number of bytes of an output that came with the end of a job; 0 if there is none."""
-    return 0 if outcome is None else result_bytes(outcome.result)
 
 
 def interrupted_outcome(container: ContainerId) -> Outcome:
