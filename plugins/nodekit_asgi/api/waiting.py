@@ -3,8 +3,6 @@
 import logging
 from collections.abc import Sequence
 
-import anyio
-
 from nodekit import JobId, Node, NodekitError, TooManyRequests
 from nodekit_asgi.http.messages import Request
 from nodekit_asgi.http.replies import while_there
@@ -22,14 +20,13 @@ async def wait_for(request: Request, node: Node, ids: Sequence[JobId], seconds: 
 
     async def wait() -> None:
         nonlocal finished
-        with anyio.move_on_after(seconds):
-            try:
-                await node.wait(ids, client=request.sees, fields=None)
-                finished = True
-            except TooManyRequests:
-                raise
-            except NodekitError as error:
-                logger.debug("%s %s: waiting failed: %s", request.method, request.path, error)
+        try:
+            await node.wait(ids, client=request.sees, fields=None)
+            finished = True
+        except TooManyRequests:
+            raise
+        except NodekitError as error:
+            logger.debug("%s %s: waiting failed: %s", request.method, request.path, error)
 
-    await while_there(request, wait)
+    await while_there(request, wait, seconds)
     return finished

@@ -1,5 +1,6 @@
 """Sending of replies: as a whole or in pieces, for as long as the client stays."""
 
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -70,13 +71,14 @@ async def _send_live(pieces: AsyncIterator[bytes], keep_alive: bytes, send: Send
         tasks.cancel_scope.cancel()
 
 
-async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` while the client stays. Raise `Disconnected` once it has gone, otherwise what `work` raises.
+async def while_there(request: Request, work: Callable[[], Awaitable[None]], seconds: float = math.inf) -> None:
+    """Run `work` while the client stays, for so many seconds at most. The body must have been read before.
 
-    The body must have been read before. Raise `CallerLost` once the node does not know the caller any more.
+    Raise `Disconnected` once the client has gone, `CallerLost` once the node does not know the caller any more,
+    otherwise what `work` raises.
     """
     if request.caller is None and (offered := on_gone(request.scope)) is not None:
-        await _while_connected(offered, work)
+        await _while_connected(offered, work, seconds)
         return
     gone = False
     failure: Exception | None = None
@@ -94,6 +96,7 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         tasks.cancel_scope.cancel()
 
     async with anyio.create_task_group() as tasks:
+        tasks.cancel_scope.deadline = anyio.current_time() + seconds
         tasks.start_soon(watch)
         if request.caller is not None:
             tasks.start_soon(watch_caller, request.caller)
@@ -110,10 +113,10 @@ async def while_there(request: Request, work: Callable[[], Awaitable[None]]) -> 
         raise failure
 
 
-async def _while_connected(on_gone: OnGone, work: Callable[[], Awaitable[None]]) -> None:
+async def _while_connected(on_gone: OnGone, work: Callable[[], Awaitable[None]], seconds: float) -> None:
     """Run `work` like `while_there`, without a task that watches."""
     gone = False
-    scope = anyio.CancelScope()
+    scope = anyio.move_on_after(seconds)
 
     def cancel() -> None:
         nonlocal gone
