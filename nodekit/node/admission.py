@@ -65,6 +65,9 @@ class Admission:
         self._subscriptions = subscriptions
         self._client_limits = client_limits
         self._clients = {id: own.over(limits.each_client) for id, own in limits.clients.items()}
+        known = [limits.each_client, *self._clients.values()]
+        self._limits_disk = client_limits is not None or any(one.max_stored_bytes is not None for one in known)
+        """True if any client may have a limit on its bytes in the store."""
         self._share = group_share(limits.max_pending)
         self._arriving = 0
         self._arriving_of: dict[GroupId, int] = {}
@@ -138,17 +141,20 @@ class Admission:
         try:
             with self._reserved(await self._store.pending(_groups(requests)), requests, disk) as room:
                 answers: list[Answer] = [await self._admit(request, room, begin) for request in requests]
-                if not any(isinstance(answer, Job) for answer in answers):
+                admitted = [answer for answer in answers if isinstance(answer, Job)]
+                if not admitted:
                     return answers
                 leave = room.hand_on()
-            return await self._emitter.to_its_end(partial(self._keep_admitted, answers, leave))
+            return await self._emitter.to_its_end(partial(self._keep_admitted, answers, admitted, leave))
         finally:
             disk.leave()
 
-    async def _keep_admitted(self, answers: Sequence[Answer], leave: Callable[[], None]) -> list[Answer]:
+    async def _keep_admitted(
+        self, answers: Sequence[Answer], admitted: Sequence[Job], leave: Callable[[], None]
+    ) -> list[Answer]:
         leave()  # from its next instruction on, the store counts these jobs
         try:
-            kept = iter(await self._keep([answer for answer in answers if isinstance(answer, Job)]))
+            kept = iter(await self._keep(admitted))
         except Unavailable as unavailable:
             return [unavailable if isinstance(answer, Job) else answer for answer in answers]
         return [self._accepted(answer, next(kept)) if isinstance(answer, Job) else answer for answer in answers]
@@ -218,7 +224,8 @@ class Admission:
     # -- limits -----------------------------------------------------------------------------------
 
     async def _room_on_disk(self, requests: Sequence[JobRequest], *, again: bool) -> StoredRoom:
-        return await self.disk.room([(request, self._limits_of(request)) for request in requests], again=again)
+        limited = [(request, self._limits_of(request)) for request in requests] if self._limits_disk else ()
+        return await self.disk.room(limited, again=again)
 
     def _reserved(self, pending: Pending, requests: Sequence[JobRequest], disk: StoredRoom) -> "_Room":
         """Reserve room for as many requests as possible until the store counts them, so that no other call fills it."""
@@ -378,7 +385,7 @@ def _nothing() -> None:
 
 
 def _groups(requests: Sequence[JobRequest]) -> Collection[GroupId]:
-    return list(dict.fromkeys(one.in_group for one in requests))
+    return list({one.in_group: None for one in requests})  # in their order, unlike a set
 
 
 def _same(request: JobRequest, job: Job) -> Job | KeyReused:

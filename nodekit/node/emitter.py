@@ -30,12 +30,12 @@ class Emitter:
         if self._observe is not None:
             self._observe(event)
 
-    async def to_its_end(self, change: Callable[[], Awaitable[T]]) -> T:
+    def to_its_end(self, change: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         """Make a change and emit it, even if the caller is cancelled meanwhile, by any means.
 
         While there are observers, the change runs in a task of its own: the store may complete it after its caller has
         gone.
         """
         if self._observe is not None and self._own.open:
-            return await self._own.run(change)
-        return await change()
+            return self._own.run(change)
+        return change()

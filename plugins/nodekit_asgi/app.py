@@ -121,12 +121,13 @@ class AsgiApp:
                 return reply
             mount = mount_at(request.path, self._node)
             if path not in OPEN_TO_ALL:
-                request.sender = sender_name(request)
+                request.sent_by(sender_name(request))
                 if self._node.identifies:
-                    request.identity = await self._identity(request, _operation(request, path, mount))
+                    identity = await self._identity(request, _operation(request, path, mount))
                 else:
-                    request.identity = _identity_of(request.sender)
-                self._node.limit(request.identity)
+                    identity = _identity_of(request.sender)
+                request.identified(identity)
+                self._node.limit(identity)
             if mount is not None:
                 check_caller(mount, request)
                 await hand_on(mount, request, send, headers)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from nodekit_asgi.http.messages import HttpError, Request
 
@@ -27,7 +28,7 @@ def wait_seconds(request: Request) -> int | None:
     """Return the seconds of ``Prefer: wait=N``, at most `max_wait_seconds`. Return None without that preference."""
     if b"prefer" not in request.headers:
         return None
-    text = preferences(_hints(request, b"prefer")).get("wait", "")
+    text = _known_preferences(tuple(_hints(request, b"prefer"))).get("wait", "")
     if not text.isascii() or not text.isdecimal():
         return None
     return min(int(text.lstrip("0")[:9] or "0"), request.limits.max_wait_seconds)
@@ -73,6 +74,10 @@ def preferences(lines: Sequence[bytes]) -> Mapping[str, str]:
             if pair and all(_PAIR.fullmatch(parameter) for parameter in parameters if parameter):
                 found.setdefault(pair[1].lower(), unquoted(pair[2] or ""))
     return found
+
+
+_known_preferences = lru_cache(64)(preferences)
+"""The same for lines that clients send again and again."""
 
 
 def split(text: str, separator: str) -> list[str]:

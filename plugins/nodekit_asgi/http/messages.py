@@ -85,10 +85,17 @@ class Request:
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
         self.peer = peer_name(scope.get("client"))
         """The other end of the connection, named in the same form as `sender`."""
-        self.sender = self.peer
+        self.sender: ClientId
         """The sender: an IP address (the IPv4 of a mapped one), ``unix`` or ``name:…``; not the peer behind a proxy."""
+        self.client: ClientId
+        """The client whose jobs the caller may see."""
+        self.sees: ClientId | None
+        """The client whose jobs the caller may use. None for an operator: those of every client."""
+        self.group: GroupId | None = None
+        """The group of the caller, if it is not that of its client by default."""
         self.identity: Identity | None = None
         """The caller. None until the node has identified it."""
+        self.sent_by(self.peer)
         self.caller: Caller | None = None
         """The caller as plugins know it, who may be unknown to them later. None if there are no such plugins."""
         self.parameters: Mapping[str, str] = {}
@@ -104,6 +111,16 @@ class Request:
         """Values by lower-case name; the last value of a repeated header."""
         self.unread = b"transfer-encoding" in self.headers or self.headers.get(b"content-length", b"0") != b"0"
         """True while more of the body may come."""
+
+    def sent_by(self, sender: ClientId) -> None:
+        """Note the sender, who is the client until the caller is identified."""
+        self.sender = self.client = self.sees = sender
+
+    def identified(self, identity: Identity) -> None:
+        """Note the caller."""
+        self.identity, self.client = identity, identity.client
+        self.sees = None if identity.operator else identity.client
+        self.group = None if identity.group == default_group(identity.client) else identity.group
 
     @property
     def http_version(self) -> str:
@@ -123,22 +140,6 @@ class Request:
         if name not in self.headers:
             return ()
         return [value for key, value in self.scope["headers"] if key == name]
-
-    @property
-    def client(self) -> ClientId:
-        """The client whose jobs the caller may see."""
-        return self.identity.client if self.identity else self.sender
-
-    @property
-    def sees(self) -> ClientId | None:
-        """The client whose jobs the caller may use. None for an operator: those of every client."""
-        return None if self.identity is not None and self.identity.operator else self.client
-
-    @property
-    def group(self) -> GroupId | None:
-        """The group of the caller, if it is not that of its client by default."""
-        group = self.identity.group if self.identity else None
-        return None if group == default_group(self.client) else group
 
     @property
     def address(self) -> str | None:
