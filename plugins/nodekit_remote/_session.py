@@ -89,13 +89,19 @@ class Pieces:
     async def _read(self, most: int) -> bytes:
         """Read the decompressed body. Raise `ContainerFailed` if it is larger than `most` bytes."""
         body: list[bytes] = []
-        while piece := await self._next(most):
+        while not self._is_at_end and (piece := await self._next(most)):
             self._size += len(piece)
             if self._size > most:
                 raise self._too_large(most)
             await reserve_output(len(piece))
             body.append(piece)
         return body[0] if len(body) == 1 else b"".join(body)
+
+    @property
+    def _is_at_end(self) -> bool:
+        """True if there is nothing more to read or to decompress, as after the only piece of most replies."""
+        reply = self._connection.reply
+        return reply.is_complete and not reply.pieces and reply.error is None and self._coding is None
 
     async def _next(self, most: float = math.inf) -> bytes:
         """Return the next piece, decompressed; nothing at the end. Raise `Broken`.

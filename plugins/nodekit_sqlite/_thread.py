@@ -3,7 +3,7 @@
 import sqlite3
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
@@ -184,19 +184,19 @@ class Writer:
         self._thread = Thread(target=self._work, args=[connection, deliveries], name="nodekit-sqlite", daemon=True)
         self._thread.start()
 
-    async def call(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a function in the thread. Its changes are committed once this returns.
+    def call(self, function: Callable[[sqlite3.Connection], T]) -> Awaitable[T]:
+        """Run a function in the thread. Its changes are committed once the answer is there.
 
         Raise `StoreFailed` if SQLite fails or the thread does not run.
         """
-        return await self._made(Call(function, self._wait()))
+        return self._made(Call(function, self._wait()))
 
-    async def share(self, together: Together, item: object) -> Any:
+    def share(self, together: Together, item: object) -> Awaitable[Any]:
         """Run a function in the thread, as `call` does, with this item and those of all calls of it that wait.
 
         Return the result for this item. The function must be the same object in all calls.
         """
-        return await self._made(SharedCall(together, item, self._wait()))
+        return self._made(SharedCall(together, item, self._wait()))
 
     async def _made(self, call: Call[T]) -> T:
         if self._thread is None:
