@@ -86,9 +86,7 @@ class OwnTasks:
             await self._group.__aexit__(None, None, None)  # without the caller's error, which it would wrap
         with anyio.CancelScope(shield=True):
             for task in list(self._running.values()):
-                ended = Event()
-                task.add_done_callback(lambda _, ended=ended: ended.set())
-                await ended.wait()
+                await _end_of(task)
 
     def check(self) -> None:
         """Raise `StoreFailed` unless it is open."""
@@ -112,3 +110,9 @@ class OwnTasks:
         if change.error is not None:
             raise change.error
         return change.result
+
+
+async def _end_of(task: "asyncio.Task[None]") -> None:
+    ended = Event()
+    task.add_done_callback(lambda _: ended.set())
+    await ended.wait()

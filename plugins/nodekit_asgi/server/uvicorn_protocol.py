@@ -211,7 +211,7 @@ class BoundedHttpTools(HttpToolsProtocol):
         scope["method"], scope["http_version"] = self.parser.get_method().decode("ascii"), version
         scope["path"], scope["raw_path"] = unquote(path) if "%" in path else path, url.path
         scope["query_string"] = url.query or b""
-        before: Exchange | None = self.cycle
+        before = cast("Exchange | None", self.cycle)
         self.cycle = Exchange(  # pyright: ignore[reportIncompatibleVariableOverride]
             self.tasks,
             scope=scope,
@@ -286,7 +286,7 @@ class BoundedHttpTools(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """Reply, and end the connection; if a request is unanswered, once it is answered."""
         self._refusal, self._held = refusal, b""
-        cycle = cast(Exchange | None, self.cycle)
+        cycle = cast("Exchange | None", self.cycle)
         if cycle is not None and not cycle.response_complete:
             if cycle.more_body and self.pipeline:  # the body of a request is malformed that waits behind others
                 self.pipeline.popleft()
