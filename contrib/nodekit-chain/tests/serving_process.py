@@ -36,10 +36,10 @@ def die_with_record(state: State, moment: str) -> None:
     """Die with a change of a record."""
     create, change = Ledger.create, Ledger.change
 
-    async def dying_create(self: Ledger, work: Work, writes: Sequence[Write] = ()) -> Entry | None:
+    async def dying_create(self: Ledger, work: Work) -> Entry | None:
         if state is State.SEEN and moment == "before":
             die()
-        entry = await create(self, work, writes)
+        entry = await create(self, work)
         if state is State.SEEN and moment == "after":
             die()
         return entry
@@ -64,16 +64,12 @@ def die_with_transaction(state: str, moment: str) -> None:
         die()
 
     async def broadcast(self: AccountSender, raw: bytes) -> None:
+        if moment == "sent":
+            await send(self, raw)
         die()
 
-    async def broadcast_and_die(self: AccountSender, raw: bytes) -> None:
-        await send(self, raw)
-        die()
-
-    if moment == "at":
+    if moment in ("at", "sent"):
         AccountSender.broadcast = broadcast  # type: ignore[method-assign]
-    elif moment == "sent":
-        AccountSender.broadcast = broadcast_and_die  # type: ignore[method-assign]
     elif state == "approval":
         Escrow._keep = keep  # type: ignore[assignment, method-assign]
 

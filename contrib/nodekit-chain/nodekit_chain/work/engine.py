@@ -156,7 +156,6 @@ class Engine:
 
     async def _lead(self) -> None:
         self._context.entries.clear()
-        self._watcher = self._new_watcher(await read_status(self._storage))
         self._overtaken, self._undone = False, None
         self._ended.clear()
         self._tried.clear()
@@ -181,7 +180,7 @@ class Engine:
         while not self._overtaken:
             try:
                 if not begun:  # here, where the lease is renewed meanwhile
-                    await self._refresh()
+                    await self._begin()
                     begun = True
                 if (view := await self._watcher.look()) is not None:
                     self._undone = view.after(self._undone)
@@ -203,6 +202,10 @@ class Engine:
                     await self._wake.wait()
                 if scope.cancelled_caught:
                     break
+
+    async def _begin(self) -> None:
+        await self._refresh()
+        self._watcher = self._new_watcher(await read_status(self._storage))
 
     async def _block(self, view: View) -> None:
         if view.fork is not None:

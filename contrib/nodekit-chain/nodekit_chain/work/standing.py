@@ -1,4 +1,4 @@
-"""The standing of a record: wanted, too late, or of a subscription that is not on the chain, or not yet. Pure."""
+"""The standing of a record: wanted, too late, or of a subscription that has left the chain. Pure."""
 
 from enum import Enum, auto
 
@@ -9,11 +9,7 @@ from nodekit_chain.work.records import State, Work
 
 
 class Standing(Enum):
-    """The standing of a record.
-
-    - `UNREAD`: The blocks with its subscription were not read: it is neither given up nor sent. After a fork, another
-      subscription may get its id.
-    """
+    """The standing of a record. `UNREAD`: the chain was not read as far as when the record was made; wait for it."""
 
     WANTED = auto()
     PAST = auto()
@@ -45,8 +41,8 @@ def standing(work: Work, catalogue: Catalogue, timestamp: int) -> Judgement:
     known = catalogue.known.get(work.id)
     if known is not None and known.cancelled_at is not None:
         return Judgement(Standing.PAST, "the subscription was cancelled")
-    if known is None and catalogue.read_to < work.read_at:
-        return _LATE if late else Judgement(Standing.UNREAD)
     if known is None or known.subscription != work.subscription:
+        if catalogue.read_to < work.read_at:  # this endpoint is behind the one that named the subscription
+            return _LATE if late else Judgement(Standing.UNREAD)
         return Judgement(Standing.GONE, "the chain has left the block with its subscription")
     return _LATE if late else _WANTED

@@ -64,9 +64,6 @@ def test_what_blocks_of_a_fork_have_said_is_not_missed_while_others_are_read() -
     known, work = catalogue(), replace(WORK, read_at=5)
     known.unwind(4, 6)
     assert standing(work, known, 115).standing is Standing.UNREAD
-    known.add(7, replace(SUBSCRIPTION, lazy=True), 5)
-    assert standing(work, known, 115).standing is Standing.GONE
-    known.drop(7)
     known.read_to = 5
     assert standing(work, known, 115).standing is Standing.GONE
 

@@ -9,10 +9,11 @@ import pytest
 from delegation import Owner, work
 from local_chain import Contracts, LocalChain
 from msgspec.structs import replace
-from serving import FAST, WATCH, Serving
+from serving import FAST, Serving
 
 from nodekit import JobRequest, PluginStorage, Write
 from nodekit.testing import SharedMemory
+from nodekit_chain.watching.watcher import WatchSettings
 from nodekit_chain.work.records import State
 from nodekit_sqlite import SqliteStore
 
@@ -136,7 +137,8 @@ async def test_a_node_that_is_behind_the_one_before_goes_on_with_its_work(
     async with Serving(contracts, {"echo": slow}, key=key, store=SqliteStore(tmp_path / "jobs.db")).running() as before:
         await started.wait()
         [begun] = await before.until(lambda records: records[0].state is State.RUNNING)
-    watch = replace(WATCH, trail_head_blocks=chain.height - begun.read_at + 1)
+    trail = chain.height - begun.read_at + 1
+    watch = WatchSettings(trail_head_blocks=trail, starting_sub_id=0, batch_size=500, sleep_seconds=0.0)
     again = Serving(contracts, {"echo": echo}, key=key, store=SqliteStore(tmp_path / "jobs.db"), watch=watch)
     async with again.running():
         await until(lambda: again.engine.view is not None)
