@@ -1,6 +1,6 @@
 """The work of a cluster by the number of its nodes and jobs: what is counted, in a simulation without faults.
 
-    python benchmarks/cluster.py [--nodes 10 50 200] [--jobs 100000] [--load 0.5] [--batch 10] [--lease 15]
+    python benchmarks/cluster.py [--nodes 10 50 200] [--jobs 100000] [--load 0.5] [--batch 10] [--lease 15] [--alone 20]
 
 Real nodes and the engine of the kit's shared store run in one process, on a virtual clock. So the counts are the same
 on any machine; only the processor time and the memory at the end are this machine's. Each number of nodes runs in a
@@ -9,7 +9,11 @@ process of its own, one after the other.
 Every node has the container `a`, and every second one `b`. Half of the jobs run in `a`, the others in `a` and then in
 `b`. A call takes half a second, and a node makes four at once. Clients of several groups submit batches to nodes at
 random, and wait for the end of each batch at others. `--load` is the share of the cluster's slots that this keeps busy;
-above 1, the jobs queue up.
+above 1, the jobs queue up. Before that, the cluster is looked at while it idles for a lease, and while some jobs of one
+step (`--alone`) come one after the other, so that all nodes wait for each of them.
+
+Nodes read each other, which grows with the square of their number and takes most of the time of a simulation. With
+`--members 20`, each read gives 20 of them, and counts all: what else is counted stays the same.
 """
 
 import argparse
@@ -40,6 +44,8 @@ SLOTS = 4
 CALL_SECONDS = 0.5
 CALLS_OF_JOB = 1.5
 AT_ONCE_SECONDS = 0.1
+OF_NODES = ("renew", "announce", "nodes", "now")
+"""Calls that nodes make without a job."""
 DATA, OUTPUT = encode_payload({"text": "x" * 36}), encode_payload({"text": "x" * 70})
 
 
@@ -73,7 +79,9 @@ class CountedFeed(ChangeFeed):
 
 
 class CountedEngine(Engine):
-    """The engine, which counts what is asked of it."""
+    """The engine, which counts what is asked of it. A read of the members gets `most_members` of them."""
+
+    most_members: int | None = None
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -103,9 +111,10 @@ class CountedEngine(Engine):
 
     async def nodes(self):
         members = await super().nodes()
+        told = members[: self.most_members]
         self.counts["members read"] += len(members)
-        self.counts["bytes of members"] += len(encode(members))
-        return members
+        self.counts["bytes of members"] += len(encode(told)) * len(members) // max(1, len(told))
+        return told
 
 
 class LeanRunner:
@@ -156,6 +165,7 @@ class MeasuredCluster(Cluster):
     def make_engine(self, machine) -> CountedEngine:
         disk = Disk(machine.disk.setdefault("jobs", make_table()), machine)
         self.engine = CountedEngine(disk, self.size.lease_seconds, clock=machine.clock, random=machine.random)
+        self.engine.most_members = self.options.members
         return self.engine
 
     def make_node(self, machine, runner, observer) -> Node:
@@ -171,6 +181,8 @@ class MeasuredCluster(Cluster):
         for name in (ENGINE, *self.nodes):
             self.start(name)
         await anyio.sleep(self.size.lease_seconds)
+        self.idle = await self._looked(lambda: anyio.sleep(self.size.lease_seconds))
+        self.alone = await self._looked(self._submit_one_by_one)
         counts, engine, world = self.engine.counts, self.engine, self.world
         counts.clear(), engine.announced.clear(), world.loop.turns.clear()
         began_at, sent, sent_bytes = world.loop.now, world.network.sent, world.network.sent_bytes
@@ -179,6 +191,20 @@ class MeasuredCluster(Cluster):
         self.counts = Counter(counts)
         self.counts["frames"], self.counts["bytes"] = world.network.sent - sent, world.network.sent_bytes - sent_bytes
         self.turns, self.at_once = Counter(world.loop.turns), max(engine.announced.values(), default=0)
+
+    async def _looked(self, work) -> Counter[str]:
+        """Do some work. Return what was counted meanwhile."""
+        self.engine.counts.clear()
+        sent = self.world.network.sent
+        await work()
+        counts = Counter(self.engine.counts, frames=self.world.network.sent - sent)
+        counts["calls for jobs"] = counts["calls"] - sum(counts[f"call {name}"] for name in OF_NODES)
+        return counts
+
+    async def _submit_one_by_one(self) -> None:
+        for number in range(self.options.alone):
+            [job] = await self._ask(lambda node, number=number: node.submit_many([self._request(number, 0)]))
+            await self._ask(lambda node, job=job: node.wait([job.id]))
 
     async def _submit_all(self) -> None:
         """Submit the jobs of all clients, at random times with the same mean, and wait for their end."""
@@ -229,6 +255,23 @@ def figures(cluster: MeasuredCluster, cpu_seconds: float) -> Iterator[tuple[str,
         "seconds of a job, median and longest",
         f"{statistics.median(cluster.seconds):.2f}, {max(cluster.seconds):.2f}",
     )
+    yield "**of an idle node, per second**", ""
+    for name, kinds in (
+        ("calls", ("calls",)),
+        ("renewals; announcements", ("call renew", "call announce")),
+        ("claims; looks for expired jobs", ("claims asked", "looks for expired")),
+        ("members read", ("members read",)),
+    ):
+        yield f"{name} of an idle node", "; ".join(f"{cluster.idle[kind] / nodes / lease:.2f}" for kind in kinds)
+    yield "**of a job that comes alone**", ""
+    for name, kinds in (
+        ("calls", ("calls for jobs",)),
+        ("claims; wake-ups of those that wait", ("claims asked", "looks")),
+        ("looks for expired jobs", ("looks for expired",)),
+        ("changes told", ("changes told",)),
+    ):
+        of_one = (f"{cluster.alone[kind] / max(1, cluster.options.alone):.1f}" for kind in kinds)
+        yield f"{name} of a job alone", "; ".join(of_one)
     yield "**per job**", ""
     yield "calls of the engine", f"{counts['calls'] / jobs:.2f}"
     yield "claims asked", f"{counts['claims asked'] / jobs:.2f}"
@@ -264,6 +307,8 @@ def main() -> None:
     parser.add_argument("--load", type=float, default=0.5, help="share of the slots that are kept busy")
     parser.add_argument("--batch", type=int, default=10, help="number of jobs that are submitted together")
     parser.add_argument("--lease", type=float, default=15.0, help="seconds of a lease")
+    parser.add_argument("--members", type=int, help="members that a read gives at most; all are counted")
+    parser.add_argument("--alone", type=int, default=20, help="number of jobs that come alone")
     options = parser.parse_args()
     columns: list[dict[str, str]] = []
     for nodes in options.nodes:
