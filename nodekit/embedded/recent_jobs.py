@@ -20,6 +20,9 @@ class RecentJobs:
             self._jobs[job.id] = job
             self._free -= size
 
+    def get(self, id: JobId) -> Job | None:
+        return self._jobs.get(id)
+
     def pop(self, id: JobId) -> Job | None:
         job = self._jobs.pop(id, None)
         if job is not None:

@@ -56,7 +56,7 @@ class EmbeddedStore:
         self._fresh, self._ended, self._feed, self._counts = RecentJobs(), Ended(), ChangeFeed(), Counts()
         self._finish_numbers, self._expiry = FinishNumbers(self._time), Expiry(table, self._time)
         self._saving = Saving(table, self._finish_numbers, self._feed.publish, self._time)
-        self._snapshots = Snapshots(self._claims, self._feed, self._saving)
+        self._snapshots = Snapshots(table, self._fresh, self._claims, self._feed, self._saving)
         self._own, self._interrupted = OwnTasks(), Interrupted(self._settle, self._ended.put)
 
     async def __aenter__(self) -> Self:
@@ -325,7 +325,7 @@ class EmbeddedStore:
     async def get(
         self, ids: Sequence[JobId], *, client: ClientId | None = None, fields: JobFields = JobFields.ALL
     ) -> list[Job]:
-        return self._snapshots.get(ids, client, fields) or await self.table.get(ids, client=client, fields=fields)
+        return await self._snapshots.get(ids, client, fields)
 
     async def steps(self, id: JobId, first: int, most_bytes: int) -> Sequence[StepRecord]:
         return await steps_of(self.table, id, first, most_bytes)

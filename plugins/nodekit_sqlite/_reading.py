@@ -127,7 +127,7 @@ class _Found:
         self._steps: list[StepRecord] = []
         self._number = 0
         """Number of the last record."""
-        self._light = JobFields.RECORDS in fields and JobFields.STEPS not in fields
+        self._light = _is_light(fields)
         """True if no output but the last one is kept."""
         self._last: tuple[int, bytes] | None = None
 
@@ -151,16 +151,27 @@ class _Found:
 
     def job(self) -> Job:
         _, id, client, state, *_ = self._columns
-        self._check_complete()
+        if self._fields is not JobFields.STATE:
+            self._check_complete()
         if self._last is not None:
             place, body = self._last
             self._steps[place] = decode_record(body)
+        row = decode_row(state)
         return Job(
             id=id,
-            request=unread_request(client, decode_row(state)) if self.request is None else self.request,
+            request=unread_request(client, row) if self.request is None else self.request,
+            accepted_at=row.accepted_at,
+            status=row.status,
+            due=row.due,
+            not_before=row.not_before,
+            delay_seconds=row.delay_seconds,
+            timeout_seconds=row.timeout_seconds,
+            queue_timeout_seconds=row.queue_timeout_seconds,
             steps=tuple(self._steps),
+            outcome=row.outcome,
+            finished_at=row.finished_at,
+            retry_of=row.retry_of,
             finish_number=self._columns[FINISH_NUMBER],
-            **msgspec.structs.asdict(decode_state(state)),
         )
 
     def _check_complete(self) -> None:
@@ -170,6 +181,11 @@ class _Found:
             raise DamagedRecord("a record of a step is missing")
         if JobFields.REQUEST in self._fields and self.request is None:
             raise DamagedRecord("the record of the request is missing")
+
+
+@cache
+def _is_light(fields: JobFields) -> bool:
+    return JobFields.RECORDS in fields and JobFields.STEPS not in fields
 
 
 def _owned_body(place: int, done: int, owner: int | None, body: Any, sum: int) -> bytes:

@@ -48,6 +48,21 @@ async def test_a_job_that_runs_is_not_read_from_the_table() -> None:
         assert table.reads == before + 2, "it is queued"
 
 
+async def test_of_several_states_only_those_that_are_not_in_memory_are_read_from_the_table() -> None:
+    async with EmbeddedStore(table := Asked()) as store:
+        await store.add(jobs := [make_job("echo", client=f"client {number}") for number in range(3)])
+        claims = await store.claim(["echo"], SEQUENCE, 2)
+        await store.save(claims[0], ended := succeeded(claims[0].job))
+        order = [jobs[2].id, ended.id, claims[1].job.id, "unknown", ended.id]
+        found = await store.get(order, fields=JobFields.STATE)
+        assert [job.id for job in found] == order[:3]
+        assert [job.status for job in found] == [JobStatus.ACCEPTED, JobStatus.SUCCESS, JobStatus.ACCEPTED]
+        assert table.reads == 2, "the one that has ended, and the unknown one"
+        for job in jobs:
+            own = await store.get(order, client=job.client, fields=JobFields.STATE)
+            assert [one.id for one in own] == [job.id]
+
+
 async def test_whoever_waits_for_a_job_reads_its_result_from_memory_once() -> None:
     async with EmbeddedStore(table := Asked()) as store:
         await store.add(jobs := [make_job(), make_job()])
