@@ -195,5 +195,6 @@ async def reserve_output(size: int) -> None:
 
     It waits while the node has no memory left, so that the container waits, too. Outside of a step it returns at once.
     """
-    if (reservation := current.get()) is not None:
+    reservation = current.get()
+    if reservation is not None and not reservation.grow_at_once(COPIES * size):
         await reservation.grow(COPIES * size)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from nodekit.interfaces.store import JobTable
 from nodekit.model.queries import JobFields, JobQuery
 
@@ -46,3 +48,10 @@ class FinishNumbers:
     def stored(self) -> int:
         """Highest number below which nothing is being written."""
         return min(self._writing) - 1 if self._writing else self.last
+
+    def shown(self, query: JobQuery) -> JobQuery:
+        """Return a query for what may be shown: in the order ``finished``, jobs below which none is being written."""
+        if query.order != "finished":
+            return query
+        end = self.stored + 1
+        return replace(query, before=str(end if query.before is None else min(end, int(query.before))))

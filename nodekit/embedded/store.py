@@ -67,7 +67,8 @@ class EmbeddedStore:
         try:
             await self._finish_numbers.resume(self.table)
             for entry in await self.table.unfinished():
-                self._track(entry)
+                self._know(entry)
+                self._counts.one(entry, +1)
                 if entry.streams:
                     self._interrupted.put(entry)
                 else:
@@ -100,14 +101,18 @@ class EmbeddedStore:
     async def _add(self, jobs: Sequence[Job]) -> list[Job]:
         try:
             kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
-        finally:
+            pairs = list(zip(jobs, kept, strict=True))
+        except BaseException:
             self._counts.jobs(jobs, -1)
-        for asked, job in zip(jobs, kept, strict=True):
+            raise
+        for asked, job in pairs:
             if self._is_new(asked, job):
-                self._track(entry := self._entry(job))
+                self._know(entry := self._entry(job))
                 self._fresh.put(job)
                 self._queue.put(entry)
                 self._feed.publish(Change(job.id))
+            else:
+                self._counts.jobs([asked], -1)
         await self._interrupted.fail()
         return kept
 
@@ -119,11 +124,12 @@ class EmbeddedStore:
     async def _add_claimed(self, job: Job) -> Claim:
         try:
             kept = (await self.table.add([job]))[0]
-        finally:
+            if not self._is_new(job, kept):
+                raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
+        except BaseException:
             self._counts.jobs([job], -1)
-        if not self._is_new(job, kept):
-            raise StoreFailed(f"job {kept.id} exists already and cannot be claimed")
-        self._track(self._entry(kept))
+            raise
+        self._know(self._entry(kept))
         claim = self._claims[kept.id] = EmbeddedClaim(kept)
         self._feed.publish(Change(kept.id))
         return claim
@@ -331,18 +337,11 @@ class EmbeddedStore:
         return await steps_of(self.table, id, first, most_bytes)
 
     async def find(self, query: JobQuery) -> list[JobId]:
-        return await self.table.find(self._shown(query))
+        return await self.table.find(self._finish_numbers.shown(query))
 
     async def page(self, query: JobQuery) -> Page:
         """Return a page of a search, which may be short if the table's are (`PagingStore`)."""
-        return await page_of(self.table, self._shown(query))
-
-    def _shown(self, query: JobQuery) -> JobQuery:
-        """Return a query for what may be shown: in the order ``finished``, jobs below which none is being written."""
-        if query.order != "finished":
-            return query
-        end = self._finish_numbers.stored + 1
-        return replace(query, before=str(end if query.before is None else min(end, int(query.before))))
+        return await page_of(self.table, self._finish_numbers.shown(query))
 
     async def sizes(self, ids: Sequence[JobId]) -> Mapping[JobId, int]:
         return await self.table.sizes(ids)
@@ -380,10 +379,9 @@ class EmbeddedStore:
     def _is_new(self, asked: Job, kept: Job) -> bool:
         return kept.id == asked.id and kept.id not in self._unfinished and not kept.status.finished
 
-    def _track(self, entry: Unfinished) -> None:
+    def _know(self, entry: Unfinished) -> None:
         self._unfinished[entry.id] = entry
         self._queue.know(entry.id)
-        self._counts.one(entry, +1)
 
     def _finish(self, id: JobId) -> None:
         self._saving.forget(id)

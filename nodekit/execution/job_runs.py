@@ -103,8 +103,9 @@ class Runs(Generic[RunT]):
                 await self._keep(run, self._progress.failed(run.job, job_timeout_text(run.job), "job_timeout"))
             elif not await self._step(run, step):
                 return
-            aside = run.memory.is_in_the_way or self._hands_over(run.job)
-            if aside and not run.job.status.finished and await self._step_aside(run):
+            if run.job.status.finished:
+                break
+            if (run.memory.is_in_the_way or self._hands_over(run.job)) and await self._step_aside(run):
                 return
         self._emit_stored(run)
 
@@ -167,12 +168,12 @@ class Runs(Generic[RunT]):
             return await self._try_later(run, called, delay)
         run.step_to_emit, run.redecided = step.index, False
         await self._keep(run, self._after(run, step, called))
-        run.memory.resize(COPIES * run.job.payload_bytes)
         if run.claim.takeovers:
             self._suspects.end(run.claim)
             self._changed()
         self._emit_stored(run)
         if not run.job.status.finished:
+            run.memory.resize(COPIES * run.job.payload_bytes)
             await let_others_run()  # its results are stored; a container might never yield
         return True
 

@@ -128,14 +128,13 @@ FAULTS = (
         name="a count that leaks: jobs that could not be stored are still counted",
         file="nodekit/embedded/store.py",
         was="""\
-        try:
-            kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
-        finally:
+        except BaseException:
             self._counts.jobs(jobs, -1)
+            raise
 """,
         now="""\
-        kept = await self.table.add([await whole_retry(self.table, job) if job.retry_of else job for job in jobs])
-        self._counts.jobs(jobs, -1)
+        except BaseException:
+            raise
 """,
         promises=_promises("counts are right"),
     ),
