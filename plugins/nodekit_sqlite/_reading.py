@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -53,7 +53,6 @@ _OWNED = "LEFT JOIN records AS owned ON owned.place = records.owner"
 _REQUEST = f"CASE WHEN records.place = {OF_REQUEST} THEN request END, idempotency_key, request_sum"
 
 
-@cache
 def _selection(fields: JobFields) -> str:
     """Return the beginning of a statement that reads these parts of jobs: its columns and tables."""
     if fields is JobFields.STATE:
@@ -67,6 +66,30 @@ def _selection(fields: JobFields) -> str:
     else:
         places = f"= {OF_REQUEST}"
     return f"{columns} LEFT JOIN records ON records.place {places} {_OWNED}"
+
+
+class _Parts(NamedTuple):
+    """The parts of jobs that are read: the beginning of the statement, and what it gives.
+
+    - `is_light`: True if no output but the last one is kept.
+    """
+
+    selection: str
+    request: bool
+    last_step: bool
+    records: bool
+    is_light: bool
+
+
+@cache
+def _parts(fields: JobFields) -> _Parts:
+    return _Parts(
+        _selection(fields),
+        request=JobFields.REQUEST in fields,
+        last_step=JobFields.LAST_STEP in fields,
+        records=JobFields.RECORDS in fields,
+        is_light=JobFields.RECORDS in fields and JobFields.STEPS not in fields,
+    )
 
 
 def select(
@@ -94,13 +117,14 @@ def _select(
     connection: sqlite3.Connection, ids: Sequence[JobId], client: ClientId | None, fields: JobFields
 ) -> Iterator[Job]:
     mine = "" if client is None else "AND client = ?"
-    query = f"{_selection(fields)} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 14"
+    parts = _parts(fields)
+    query = f"{parts.selection} WHERE id IN ({marks(ids)}) {mine} ORDER BY jobs.number, 14"
     found: _Found | None = None
     for row in connection.execute(query, [*ids, *([] if client is None else [client])]):
         if found is None or row[0] != found.number:
             if found is not None:
                 yield found.job()
-            found = _Found(row[:_JOB_COLUMNS], row[_JOB_COLUMNS], fields)
+            found = _Found(row[:_JOB_COLUMNS], row[_JOB_COLUMNS], parts)
         if row[_JOB_COLUMNS + 1] is not None:
             found.take(*row[_JOB_COLUMNS + 1 :])
     if found is not None:
@@ -117,18 +141,16 @@ def _check_owners(connection: sqlite3.Connection, ids: Sequence[JobId], client: 
 class _Found:
     """The parts of a job, record by record. Raise `DamagedRecord` for parts that are not as they were written."""
 
-    __slots__ = ("_columns", "_fields", "_last", "_light", "_number", "_steps", "number", "request")
+    __slots__ = ("_columns", "_last", "_number", "_parts", "_steps", "number", "request")
 
-    def __init__(self, columns: Sequence[Any], sum: int, fields: JobFields) -> None:
+    def __init__(self, columns: Sequence[Any], sum: int, parts: _Parts) -> None:
         check_state(sum, *columns)
         self.number: int = columns[0]
-        self._columns, self._fields = columns, fields
+        self._columns, self._parts = columns, parts
         self.request: JobRequest | None = None
         self._steps: list[StepRecord] = []
         self._number = 0
         """Number of the last record."""
-        self._light = _is_light(fields)
-        """True if no output but the last one is kept."""
         self._last: tuple[int, bytes] | None = None
 
     def take(self, place: int, done: int, owner: int | None, body: bytes, sum: int, *owned_and_request: Any) -> None:
@@ -141,7 +163,7 @@ class _Found:
         if not number:
             check_request(sum_of_request, self.number, self._columns[1], key, request)
             self.request = replace(decode_request(request), data=msgspec.Raw(body))
-        elif not self._light:
+        elif not self._parts.is_light:
             self._steps.append(decode_record(body))
         else:
             step = record_without_output(body)
@@ -151,8 +173,7 @@ class _Found:
 
     def job(self) -> Job:
         _, id, client, state, *_ = self._columns
-        if self._fields is not JobFields.STATE:
-            self._check_complete()
+        self._check_complete()
         if self._last is not None:
             place, body = self._last
             self._steps[place] = decode_record(body)
@@ -175,17 +196,13 @@ class _Found:
         )
 
     def _check_complete(self) -> None:
-        steps = self._columns[STEPS] if JobFields.LAST_STEP in self._fields else 0
-        number = steps if JobFields.RECORDS in self._fields else min(steps, 1)
+        parts = self._parts
+        steps = self._columns[STEPS] if parts.last_step else 0
+        number = steps if parts.records else min(steps, 1)
         if self._number != steps or len(self._steps) != number:
             raise DamagedRecord("a record of a step is missing")
-        if JobFields.REQUEST in self._fields and self.request is None:
+        if parts.request and self.request is None:
             raise DamagedRecord("the record of the request is missing")
-
-
-@cache
-def _is_light(fields: JobFields) -> bool:
-    return JobFields.RECORDS in fields and JobFields.STEPS not in fields
 
 
 def _owned_body(place: int, done: int, owner: int | None, body: Any, sum: int) -> bytes:
