@@ -25,7 +25,8 @@ T = TypeVar("T")
 class _Change(Generic[T]):
     """The result of a change. Its caller may have gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: "dict[_Change[Any], asyncio.Task[None]]") -> None:
+        self._running = running
         self.made = Event()
         self.result: T
         self.error: Exception | None = None
@@ -40,6 +41,7 @@ class _Change(Generic[T]):
             self.error = StoreFailed(f"the change was interrupted: {type(error).__name__}")
             raise
         finally:
+            self._running.pop(self, None)
             self.made.set()
 
     async def make_shielded(
@@ -66,8 +68,8 @@ class OwnTasks:
         self._group: TaskGroup | None = None
         """The group of the tasks, on trio."""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: set[asyncio.Task[None]] = set()
-        self._all_ended = Event()
+        self._running: dict[_Change[Any], asyncio.Task[None]] = {}
+        """Changes that are being made, on asyncio. Each takes itself out, since a callback of its task costs more."""
 
     async def __aenter__(self) -> Self:
         self._loop = running_loop()
@@ -82,9 +84,9 @@ class OwnTasks:
         self.open = False
         if self._group is not None:
             await self._group.__aexit__(None, None, None)  # without the caller's error, which it would wrap
-        elif self._running:
-            with anyio.CancelScope(shield=True):
-                await self._all_ended.wait()
+        with anyio.CancelScope(shield=True):
+            for task in list(self._running.values()):
+                await _end_of(task)
 
     def check(self) -> None:
         """Raise `StoreFailed` unless it is open."""
@@ -99,11 +101,9 @@ class OwnTasks:
         self.check()
         if (outer := _current.get()) is not None and not outer.made.is_set():
             return await function(*args, **kwargs)
-        change: _Change[T] = _Change()
+        change: _Change[T] = _Change(self._running)
         if self._loop is not None:
-            task = self._loop.create_task(change.make(function, args, kwargs))
-            self._running.add(task)
-            task.add_done_callback(self._ended)
+            self._running[change] = self._loop.create_task(change.make(function, args, kwargs))
         elif self._group is not None:
             self._group.start_soon(change.make_shielded, function, args, kwargs)
         await change.made.wait()
@@ -111,7 +111,8 @@ class OwnTasks:
             raise change.error
         return change.result
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        if not self.open and not self._running:
-            self._all_ended.set()
+
+async def _end_of(task: "asyncio.Task[None]") -> None:
+    ended = Event()
+    task.add_done_callback(lambda _: ended.set())
+    await ended.wait()

@@ -87,12 +87,14 @@ class Schedule:
 
     def take(self, wanted: Wanted, limit: int, *, now: float) -> list[Unfinished]:
         """Remove and return up to `limit` jobs that are due, in order."""
-        self._wake(now)
         taken: list[Unfinished] = []
+        if not self._queued:
+            return taken
+        self._wake(now)
         full = _FullGroups(wanted.room)
         for priority in sorted(self._levels):
             level = self._levels[priority]
-            while len(taken) < limit and (entry := level.pop(wanted, full.groups)):
+            while self._queued and len(taken) < limit and (entry := level.pop(wanted, full.groups)):
                 del self._queued[entry.id]
                 self._limits.drop(entry.id)
                 taken.append(entry)

@@ -246,14 +246,10 @@ class Runs(Generic[RunT]):
                     await anyio.sleep(pause)
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         finally:
-            self._need_not_save(run)
-
-    def _need_not_save(self, run: RunT) -> None:
-        """Forget that the job is unsaved: it was saved, or its claim was lost."""
-        if self._unsaved:
-            self._unsaved.discard(run.job.id)
-            if not self._unsaved:
-                self._problems.pop("save", None)
+            if self._unsaved:  # it was saved, or its claim was lost
+                self._unsaved.discard(run.job.id)
+                if not self._unsaved:
+                    self._problems.pop("save", None)
 
     async def _give_up(self, run: RunT) -> bool:
         """Give the job back, even if the run is cancelled meanwhile. Return False if the store failed."""
