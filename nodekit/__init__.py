@@ -123,6 +123,7 @@ from nodekit.model.container import (
 )
 from nodekit.model.counting import counted
 from nodekit.model.events import Event, JobAccepted, JobFinished, RequestRefused, StepFinished, StepStarted, StoreCall
+from nodekit.model.giving_back import given_back, interrupted_outcome
 from nodekit.model.identity import Connection, Identity, caller_group, default_group
 from nodekit.model.job import (
     FINISHED,
@@ -137,8 +138,6 @@ from nodekit.model.job import (
     Outcome,
     RetryFrom,
     StepRecord,
-    given_back,
-    interrupted_outcome,
     last_output,
     outcome_bytes,
     output_of,

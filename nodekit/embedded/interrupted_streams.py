@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from nodekit.errors import StoreFailed
 from nodekit.interfaces.store import Settlement, Unfinished
 from nodekit.model.container import ClientId, JobId
-from nodekit.model.job import Outcome, interrupted_outcome
+from nodekit.model.giving_back import interrupted_outcome
+from nodekit.model.job import Outcome
 
 logger = logging.getLogger("nodekit.store")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from nodekit.embedded.change_feed import ChangeFeed
@@ -63,9 +64,11 @@ class Snapshots:
         return found if client is None else [job for job in found if job.client == client]
 
     def _state(self, id: JobId) -> Job | None:
-        if (claim := self._claims.get(id)) is None:
-            return self._queued.get(id)
-        return replace(claim.job, steps=()) if claim.job.steps else claim.job
+        if (claim := self._claims.get(id)) is not None:
+            return replace(claim.job, steps=()) if claim.job.steps else claim.job
+        if (job := self._queued.get(id)) is not None:
+            return replace(job, request=replace(job.request, data=msgspec.Raw()))  # it may be sent to another process
+        return None
 
     def _with_last_step(self, id: JobId) -> Job | None:
         claim = self._claims.get(id)

@@ -31,7 +31,8 @@ from nodekit.interfaces.shared_store import QueueState
 from nodekit.interfaces.store import Change, Claim, ClaimRoom, JobTable, Pending, Settlement, Unfinished
 from nodekit.model.clock import Clock, SystemClock
 from nodekit.model.container import ClientId, ContainerId, GroupId, JobId
-from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord, given_back
+from nodekit.model.giving_back import given_back
+from nodekit.model.job import Held, Job, JobStatus, Outcome, StepRecord
 from nodekit.model.queries import JobFields, JobQuery, Page
 
 logger = logging.getLogger("nodekit.store")

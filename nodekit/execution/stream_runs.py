@@ -15,7 +15,8 @@ from nodekit.execution.stopping import STOPPED
 from nodekit.execution.stream_slots import StreamSlots
 from nodekit.interfaces.store import Claim
 from nodekit.model.container import ContainerError, Location, Step
-from nodekit.model.job import Job, JobStatus, Outcome, interrupted_outcome
+from nodekit.model.giving_back import interrupted_outcome
+from nodekit.model.job import Job, JobStatus, Outcome
 
 
 class StreamRun(Run):

@@ -1,6 +1,6 @@
 """Requests, jobs and their transitions. Pure: every change is a new `Job`; nothing here waits or reads a clock."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -382,22 +382,3 @@ def result_bytes(result: ContainerResult | None) -> int:
 def outcome_bytes(outcome: Outcome | None) -> int:
     """Return the number of bytes of an output that came with the end of a job; 0 if there is none."""
     return 0 if outcome is None else result_bytes(outcome.result)
-
-
-def interrupted_outcome(container: ContainerId) -> Outcome:
-    """Return the end of a stream that no node holds any more."""
-    return Outcome(JobStatus.FAILED, ContainerError(container=container, error="interrupted", kind="interrupted"))
-
-
-def given_back(job: Job, delay_seconds: float, time: Callable[[], float]) -> Job:
-    """Return the job as it is stored once its claim is given back: due after the delay; a stream has failed.
-
-    `time` is asked for the Unix time, if the job needs one.
-    """
-    if job.status.finished:
-        return job
-    if job.request.destination is Location.STREAM:
-        return job.finished(interrupted_outcome(job.due or ""), time())
-    if delay_seconds > 0:
-        return replace(job, not_before=time() + delay_seconds, delay_seconds=delay_seconds)
-    return job if job.not_before is None else replace(job, not_before=None, delay_seconds=None)
