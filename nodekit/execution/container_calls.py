@@ -130,7 +130,8 @@ class Calls:
         with self._limits.limit(min(seconds, seconds_left)):
             if self._around is None:
                 return await _call(runner, send, step)
-            return await _through(self._around, step, job, partial(_call, runner, send), send)
+            call = cast(StepCall, partial(_call, runner, send))
+            return await _through(self._around, step, job, call, send)
         if seconds_left < seconds:
             raise ContainerFailed("job_timeout", job_timeout_text(job))
         raise ContainerFailed("timeout", f"no reply within {seconds:g} s")

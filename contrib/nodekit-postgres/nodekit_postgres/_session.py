@@ -121,7 +121,7 @@ class Session:
             return
         self.claims.renewed(sent_at)
         self._heard_at = now
-        there = {(text(id), token) for id, token in zip(ids or (), tokens or (), strict=True)}
+        there: set[tuple[JobId, UUID]] = {(text(id), token) for id, token in zip(ids or (), tokens or (), strict=True)}
         if differing := self.claims.differing(held, there):
             await self._give_back(differing)
         if taken_over:
