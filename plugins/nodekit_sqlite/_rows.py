@@ -100,20 +100,9 @@ def step_records(job: Job, first: int) -> Iterator[tuple[int, bool, bytes]]:
         yield number, record.result is not None, encode(record)
 
 
-def output_bytes(step: StepRecord) -> int:
-    """Return the number of bytes of a step's output."""
-    return len(memoryview(step.result.output)) if isinstance(step.result, ContainerOutput) else 0
-
-
 def is_left_out(step: StepRecord) -> bool:
     """Return True if the step has an output that is not in this object."""
     return isinstance(step.result, ContainerOutput) and step.result.output == LEFT_OUT
-
-
-def outcome_bytes(job: Job) -> int:
-    """Return the number of bytes of an output that came with the end of a job."""
-    result = job.outcome and job.outcome.result
-    return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
 
 
 class _Answered(msgspec.Struct, frozen=True, tag="output"):

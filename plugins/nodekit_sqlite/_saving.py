@@ -4,11 +4,11 @@ import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from nodekit import Job, JobId, StoreFailed
+from nodekit import Job, JobId, StoreFailed, outcome_bytes, result_bytes
 from nodekit_sqlite._many_rows import ROWS, RowsStatement, blob
 from nodekit_sqlite._open_rows import OpenRow, OpenRows
 from nodekit_sqlite._places import LAST_NUMBER, OF_JOB, number_at, place
-from nodekit_sqlite._rows import changing_columns, outcome_bytes, output_bytes, step_records
+from nodekit_sqlite._rows import changing_columns, step_records
 from nodekit_sqlite._sums import record_sum, state_sum
 from nodekit_sqlite._usage import Usage
 
@@ -97,13 +97,13 @@ class Saves:
         job, status = change.job, change.columns[0]
         row, was_open = self._row(connection, job.id)
         number, _, size, stored, done = row
-        more_size = more = outcome_bytes(job) if was_open and job.status.finished else 0
+        more_size = more = outcome_bytes(job.outcome) if was_open and job.status.finished else 0
         for record in change.last if len(job.steps) <= done + 1 else step_records(job, done):
             step, is_done, body = record
             if step > row.done:
                 rows.records.append(record_row(number, record))
                 if is_done:
-                    more_size += output_bytes(job.steps[step - 1])
+                    more_size += result_bytes(job.steps[step - 1].result)
                     more += len(body)
                     done = step
         size, stored = size + more_size, stored + more

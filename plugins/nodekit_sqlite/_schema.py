@@ -13,12 +13,13 @@ import msgspec
 
 from nodekit import (
     ContainerError,
-    ContainerOutput,
     ContainerResult,
     JobRequest,
     Outcome,
     StoreFailed,
     default_group,
+    outcome_bytes,
+    result_bytes,
 )
 from nodekit_sqlite._damage import CURE, Damages, is_damage
 from nodekit_sqlite._file import kept_copies
@@ -192,13 +193,9 @@ def _size_in(state: bytes | None, record: bytes | None) -> int:
     """Return the number of bytes of the payloads in a state, or in a record of the version 5."""
     if state is not None:
         outcome = msgspec.json.decode(state, type=_State).outcome
-        return 0 if outcome is None else _output_bytes(outcome.result)
+        return outcome_bytes(outcome)
     found = msgspec.json.decode(record or b"{}", type=_Payload)
-    return len(memoryview(found.data)) + _output_bytes(found.result)
-
-
-def _output_bytes(result: ContainerResult | None) -> int:
-    return len(memoryview(result.output)) if isinstance(result, ContainerOutput) else 0
+    return len(memoryview(found.data)) + result_bytes(found.result)
 
 
 def _request_in(record: bytes) -> bytes:

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 from typing import Any
 
-from nodekit import Job, JobFields, JobId, StoreFailed
+from nodekit import Job, JobFields, JobId, StoreFailed, outcome_bytes
 from nodekit_sqlite._damage import CURE, Damages
 from nodekit_sqlite._many_rows import ROWS, RowsStatement, blob
 from nodekit_sqlite._open_rows import OpenRow, OpenRows
 from nodekit_sqlite._places import HIGHEST_JOB, OF_JOB, number_at
 from nodekit_sqlite._reading import select
-from nodekit_sqlite._rows import changing_columns, is_left_out, outcome_bytes, request_row, step_records
+from nodekit_sqlite._rows import changing_columns, is_left_out, request_row, step_records
 from nodekit_sqlite._saving import RECORDS, UPDATES, Record, record_row, with_sum
 from nodekit_sqlite._sums import request_sum
 from nodekit_sqlite._usage import Usage
@@ -60,7 +60,7 @@ class Addition:
         self.job, self.whole = job, whole
         self.state, *self.columns = changing_columns(job)
         self.request, self.size = request_row(job.request), job.payload_bytes
-        self.stored = JOB_BYTES + len(self.request) + outcome_bytes(job)
+        self.stored = JOB_BYTES + len(self.request) + outcome_bytes(job.outcome)
         """Bytes that are written for the job; for a retry, without those of its records."""
         self.steps: Sequence[Record] = ()
         if job.retry_of is None:
