@@ -6,8 +6,9 @@ from typing import Any
 import anyio
 import psycopg
 import pytest
+from msgspec.structs import replace
 from postgres_server import Database
-from postgres_stores import make_store
+from postgres_stores import SOON, make_store
 
 from nodekit.testing import SEQUENCE, make_job, succeeded, with_output
 
@@ -72,6 +73,38 @@ async def test_what_a_job_of_two_steps_costs(database: Database, monkeypatch: py
             assert transactions <= 0.5  # saves that wait together share a commit
     finally:
         database.sql("ALTER SYSTEM RESET full_page_writes; SELECT pg_reload_conf();")
+
+
+async def test_news_of_a_job_wake_only_those_that_can_run_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    async with make_store(database.url) as one, make_store(database.url, look_seconds=60.0) as other:
+        look = other._look
+
+        async def counted(query: str, *arguments: Any) -> Any:
+            looks.append(query)
+            return await look(query, *arguments)
+
+        monkeypatch.setattr(other, "_look", counted)
+        claims: list[Any] = []
+
+        async def claim() -> None:
+            claims.extend(await other.claim(["other"], SEQUENCE, 1))
+            tasks.cancel_scope.cancel()
+
+        with anyio.fail_after(SOON):
+            async with other.changes() as changes, anyio.create_task_group() as tasks:
+                tasks.start_soon(claim)
+                tasks.start_soon(other.claim_expired, 1)
+                while len(looks) < 2:
+                    await anyio.sleep(0.01)
+                await one.add([replace(make_job("echo"), timeout_seconds=3600.0)])
+                await anext(changes)  # the news of that job are here
+                await one.add([job := make_job("other")])
+                await anyio.sleep_forever()
+    assert [claim.job.id for claim in claims] == [job.id]
+    assert len(looks) == 3, looks
 
 
 async def test_an_idle_store_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
