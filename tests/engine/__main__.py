@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         case ["install"]:
             prepare()
             need("nginx", "caddy", "openssl")  # for tests/deploy
-            need("initdb", "pgbouncer", "redis-server", "haproxy")  # for stores of several nodes
+            need("initdb", "pgbouncer", "redis-server", "haproxy", "cc")  # for stores of several nodes
             need("npm")  # for contrib/nodekit-chain: a local chain, and a compiler
             return 0
         case ["run", "--", *command] if command:

@@ -18,6 +18,7 @@ PACKAGES = {
     "haproxy": "haproxy",
     "redis-server": "redis-server",
     "npm": "nodejs npm",
+    "cc": "gcc libc6-dev",
 }
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 _VERSIONS = Path("/usr/lib/postgresql")

@@ -1,12 +1,11 @@
 """Fixtures that start real servers. Without PostgreSQL their tests are skipped; with CI=true they fail."""
 
-import os
 from collections.abc import Iterator
-from typing import NoReturn
 
 import pytest
 from pgbouncer_server import PgBouncer
 from postgres_server import Database, NoPostgres, PostgresServer
+from postgres_stores import unavailable
 from scale import counting_server
 
 
@@ -14,12 +13,6 @@ from scale import counting_server
 def anyio_backend() -> str:
     """Use asyncio, which nodes run on."""
     return "asyncio"
-
-
-def unavailable(reason: object) -> NoReturn:
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(f"CI=true, so this is no reason to skip: {reason}", pytrace=False)
-    pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ folder: what is there has reached the disk. Names of files are kept as a journal
 import shutil
 import subprocess
 
-import pytest
 from postgres_server import PostgresServer
+from postgres_stores import unavailable
 
 SOURCE = r"""
 #define _GNU_SOURCE
@@ -83,10 +83,10 @@ class LossyDisk:
     """The disk of a server, which it has from now on. All that it has written before is there."""
 
     def __init__(self, server: PostgresServer) -> None:
-        """Start the server again on this disk. Skip the test if there is no compiler."""
+        """Start the server again on this disk. Without a compiler, the test is `unavailable`."""
         compiler = shutil.which("cc")
         if compiler is None:
-            pytest.skip("cc: not found; what stands before fsync is in C")
+            unavailable("cc: not found; what stands before fsync is in C")
         self._server = server
         self._disk, self._hold, library = (server.folder / name for name in ("disk", "hold", "lossy.so"))
         command = [compiler, "-w", "-shared", "-fPIC", "-x", "c", "-", "-o", library, "-ldl"]

@@ -1,25 +1,17 @@
 """Fixtures that start real servers. Without Redis their tests are skipped; with CI=true they fail."""
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import NoReturn
 
 import pytest
 from redis_server import HOST, NoRedis, RedisServer
-from stores import REPLICAS
+from stores import REPLICAS, unavailable
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Use asyncio, which nodes run on."""
     return "asyncio"
-
-
-def unavailable(reason: object) -> NoReturn:
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(f"CI=true, so this is no reason to skip: {reason}", pytrace=False)
-    pytest.skip(str(reason))
 
 
 @pytest.fixture(scope="session")
