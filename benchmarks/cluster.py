@@ -242,19 +242,27 @@ def measured(nodes: int, options: argparse.Namespace) -> dict[str, str]:
 
 
 def figures(cluster: MeasuredCluster, cpu_seconds: float) -> Iterator[tuple[str, str]]:
-    counts, jobs, nodes = cluster.counts, len(cluster.seconds), cluster.size.nodes
-    lease, leases = cluster.size.lease_seconds, cluster.virtual_seconds / cluster.size.lease_seconds
-    woken = counts["looks"] - counts["claims asked"]
-    of_nodes = [turns for name, turns in cluster.turns.items() if name.startswith("node-")]
+    jobs = len(cluster.seconds)
     if jobs != cluster.options.jobs // cluster.options.batch * cluster.options.batch:
         raise SystemExit(f"only {jobs} jobs have ended; {cluster.refused} were refused")
-    yield "nodes", f"{nodes:,}"
+    yield "nodes", f"{cluster.size.nodes:,}"
     yield "jobs", f"{jobs:,}"
     yield "virtual seconds", f"{cluster.virtual_seconds:,.0f}"
     yield (
         "seconds of a job, median and longest",
         f"{statistics.median(cluster.seconds):.2f}, {max(cluster.seconds):.2f}",
     )
+    yield from idle_and_alone(cluster)
+    yield from per_job(cluster, jobs)
+    yield from per_node(cluster)
+    yield "**of the simulation**", ""
+    yield "processor seconds", f"{cpu_seconds:,.0f}"
+    yield "memory, MB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f}"
+    calls = {name[5:]: number / jobs for name, number in cluster.counts.items() if name.startswith("call ")}
+    yield "calls per job", ", ".join(f"{name} {number:.2f}" for name, number in sorted(calls.items()))
+
+
+def idle_and_alone(cluster: MeasuredCluster) -> Iterator[tuple[str, str]]:
     yield "**of an idle node, per second**", ""
     for name, kinds in (
         ("calls", ("calls",)),
@@ -262,7 +270,8 @@ def figures(cluster: MeasuredCluster, cpu_seconds: float) -> Iterator[tuple[str,
         ("claims; looks for expired jobs", ("claims asked", "looks for expired")),
         ("members read", ("members read",)),
     ):
-        yield f"{name} of an idle node", "; ".join(f"{cluster.idle[kind] / nodes / lease:.2f}" for kind in kinds)
+        of_node = (cluster.idle[kind] / cluster.size.nodes / cluster.size.lease_seconds for kind in kinds)
+        yield f"{name} of an idle node", "; ".join(f"{number:.2f}" for number in of_node)
     yield "**of a job that comes alone**", ""
     for name, kinds in (
         ("calls", ("calls for jobs",)),
@@ -272,32 +281,37 @@ def figures(cluster: MeasuredCluster, cpu_seconds: float) -> Iterator[tuple[str,
     ):
         of_one = (f"{cluster.alone[kind] / max(1, cluster.options.alone):.1f}" for kind in kinds)
         yield f"{name} of a job alone", "; ".join(of_one)
+
+
+def per_job(cluster: MeasuredCluster, jobs: int) -> Iterator[tuple[str, str]]:
+    counts = cluster.counts
+    of_nodes = [turns for name, turns in cluster.turns.items() if name.startswith("node-")]
     yield "**per job**", ""
     yield "calls of the engine", f"{counts['calls'] / jobs:.2f}"
     yield "claims asked", f"{counts['claims asked'] / jobs:.2f}"
     yield "claims given", f"{counts['claims given'] / jobs:.2f}"
     yield "claims that ended empty", f"{counts['claims empty'] / jobs:.3f}"
-    yield "wake-ups of waiting claims", f"{woken / jobs:.2f}"
+    yield "wake-ups of waiting claims", f"{(counts['looks'] - counts['claims asked']) / jobs:.2f}"
     yield "wake-ups of those that wait for expired jobs", f"{counts['looks for expired'] / jobs:.2f}"
     yield "changes told", f"{counts['changes told'] / jobs:.2f}"
     yield "turns of the engine's tasks", f"{cluster.turns[ENGINE] / jobs:.0f}"
     yield "turns of the nodes' tasks", f"{sum(of_nodes) / jobs:.0f}"
     yield "frames on the network", f"{counts['frames'] / jobs:.1f}"
     yield "bytes on the network", f"{counts['bytes'] / jobs:,.0f}"
+
+
+def per_node(cluster: MeasuredCluster) -> Iterator[tuple[str, str]]:
+    counts, lease = cluster.counts, cluster.size.lease_seconds
+    times = cluster.size.nodes * cluster.virtual_seconds / lease
     yield f"**per node and lease of {lease:g} s**", ""
-    yield "announcements", f"{counts['call announce'] / nodes / leases:.2f}"
-    yield "renewals", f"{counts['call renew'] / nodes / leases:.2f}"
-    yield "members read", f"{counts['members read'] / nodes / leases:,.0f}"
-    yield "bytes of members", f"{counts['bytes of members'] / nodes / leases:,.0f}"
+    yield "announcements", f"{counts['call announce'] / times:.2f}"
+    yield "renewals", f"{counts['call renew'] / times:.2f}"
+    yield "members read", f"{counts['members read'] / times:,.0f}"
+    yield "bytes of members", f"{counts['bytes of members'] / times:,.0f}"
     yield "**of the cluster**", ""
     yield "members read per second", f"{counts['members read'] / cluster.virtual_seconds:,.0f}"
     yield "bytes of members per second", f"{counts['bytes of members'] / cluster.virtual_seconds:,.0f}"
     yield f"most announcements within {AT_ONCE_SECONDS:g} s", f"{cluster.at_once}"
-    yield "**of the simulation**", ""
-    yield "processor seconds", f"{cpu_seconds:,.0f}"
-    yield "memory, MB", f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f}"
-    calls = {name[5:]: number / jobs for name, number in counts.items() if name.startswith("call ")}
-    yield "calls per job", ", ".join(f"{name} {number:.2f}" for name, number in sorted(calls.items()))
 
 
 def main() -> None:
