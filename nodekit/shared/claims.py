@@ -114,6 +114,6 @@ class HeldClaims(Generic[Token]):
         Claims that it does not have are cancelled; one that is being written learns of it by that. Return those that it
         has and nobody here: give them back.
         """
-        for key in {*before} - {*there}:
+        for key in before - there:
             self._lose(key, writing=False)
-        return [key for key in there if key not in self._claims and (key in before or key[1] not in self._asked)]
+        return [key for key in there if key not in self._claims and key[1] not in self._asked]
