@@ -75,14 +75,13 @@ def _reading() -> list[Scenario]:
 
 def _full() -> list[Scenario]:
     found: list[Scenario] = []
-    for stored, name in ((1000, "1k"), (JOBS_100K, "100k"), (10 * JOBS_100K, "1m")):
-        subject = (_of(UVICORN, stored=stored),)
-        long = stored > JOBS_100K
-        title = f"{stored:,} jobs stored"
+    for many, name in ((JOBS_100K, "100k"), (10 * JOBS_100K, "1m")):
+        stores = tuple(_of(UVICORN, name=f"{stored:,} stored", stored=stored) for stored in (1000, many))
+        long = many > JOBS_100K
         found += [
-            Scenario(f"stored-{name}-submit", f"{title}: 1 step, 32 clients", subject, Jobs(), long=long),
-            Scenario(f"stored-{name}-read", f"{title}: a result by id", subject, Gets("/api/jobs?id={id}"), long=long),
-            Scenario(f"stored-{name}-page", f"{title}: a page of 100", subject, Gets("/api/jobs?limit=100"), long=long),
+            Scenario(f"stored-{name}-submit", "1 step, 32 clients, by jobs stored", stores, Jobs(), long=long),
+            Scenario(f"stored-{name}-read", "a result by id", stores, Gets("/api/jobs?id={id}"), long=long),
+            Scenario(f"stored-{name}-page", "a page of 100", stores, Gets("/api/jobs?limit=100"), long=long),
         ]
     for count in (1000, 5000):
         kinds = tuple(_of(kind, concurrency=count) for kind in NODES)
