@@ -87,10 +87,10 @@ class Schedule:
 
     def take(self, wanted: Wanted, limit: int, *, now: float) -> list[Unfinished]:
         """Remove and return up to `limit` jobs that are due, in order."""
+        self._wake(now)  # first: what is left of removed jobs would be due for ever
         taken: list[Unfinished] = []
         if not self._queued:
             return taken
-        self._wake(now)
         full = _FullGroups(wanted.room)
         for priority in sorted(self._levels):
             level = self._levels[priority]

@@ -318,6 +318,18 @@ def test_what_is_queued_again_has_its_new_times() -> None:
     assert (schedule.next_due_at(), schedule.next_expiry_at()) == (None, None)
 
 
+def test_who_has_looked_for_jobs_is_to_look_again_later_whatever_was_removed() -> None:
+    """A time that is over already would make everybody look again at once, and for ever."""
+    schedule, delayed, limited = Schedule(), entry(), entry()
+    schedule.add(delayed, due_at=5)
+    schedule.add(limited, expires_at=5)
+    for some in (delayed, limited):
+        schedule.remove(some.id)
+    assert schedule.take(Wanted({"x"}), 9, now=6) == []
+    assert schedule.take_expired(9, now=6) == []
+    assert (schedule.next_due_at(), schedule.next_expiry_at()) == (None, None)
+
+
 def test_many_jobs_of_a_client_in_one_container_do_not_delay_another_that_waits_behind_it_elsewhere() -> None:
     entries = [entry("a", due="y"), entry("b", due="y"), *(entry("a", due="x") for _ in range(1000))]
     taken = order(filled(*entries), "x", "y")

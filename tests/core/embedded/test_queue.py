@@ -146,6 +146,27 @@ async def test_jobs_without_a_delay_that_is_left_have_waited_since_they_were_put
     assert [await queue.take_expired(1) for _ in range(3)] == [[now], [none], [over]]
 
 
+async def test_whoever_waits_rests_though_a_job_was_removed_before_its_time() -> None:
+    looks = 0
+
+    def monotonic() -> float:
+        nonlocal looks
+        looks += 1
+        return time.monotonic()
+
+    clock = SystemClock()
+    clock.monotonic = monotonic
+    queue = Queue(clock)
+    put(queue, entry(1, queue_timeout_seconds=0.02), delay_seconds=0.01)
+    queue.forget("000001")
+    looks = 0
+    with anyio.move_on_after(0.1):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.take, Wanted({"x"}), 1)
+            tasks.start_soon(queue.take_expired, 1)
+    assert looks < 20
+
+
 async def test_whoever_waits_for_expiries_is_not_woken_by_each_job_that_comes_and_goes() -> None:
     queue, woken = Queue(SystemClock()), 0
 
