@@ -1,4 +1,4 @@
-"""Claims that wait for jobs. One of the node that queues a job looks first; other nodes are told if it fails."""
+"""Claims that wait for jobs. Those of the node that queues a job look first; others are told of what they leave."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +23,8 @@ class Timer(Protocol):
 class WaitingClaim:
     """A claim that looks for jobs, and waits between two looks.
 
-    Meanwhile, its node queues jobs that no other node is told of: it owes them. One that a look leaves is passed on.
+    It owes the jobs that its node has queued for it, as long as no other node is told of them. Those that its next look
+    leaves are passed on: all other claims are woken, here and elsewhere.
     """
 
     def __init__(
