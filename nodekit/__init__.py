@@ -154,6 +154,7 @@ from nodekit.node.node import Node
 from nodekit.node.store_state import StoreState
 from nodekit.shared.claims import HeldClaims, LeasedClaim
 from nodekit.shared.job_state import JobState
+from nodekit.shared.waiting import WaitingClaim, WaitingClaims
 
 __all__ = [
     "API_VERSION",
@@ -313,6 +314,8 @@ __all__ = [
     "VerifyingStore",
     "VersionConflict",
     "ViewedStore",
+    "WaitingClaim",
+    "WaitingClaims",
     "WrapsSteps",
     "Write",
     "__version__",

@@ -366,6 +366,12 @@ BREAKS = (
         "test_a_waiting_claim_wakes_up_when_another_store_adds_a_job",
         "test_a_waiting_claim_wakes_up_when_another_store_gives_a_job_back",
     ),
+    Break(
+        shared.KeepsToItself,
+        "test_a_job_that_waits_in_its_own_store_for_a_claim_that_cannot_take_it_goes_to_another",
+        "test_what_is_too_much_for_the_claim_that_waits_in_its_own_store_goes_to_another",
+        "test_a_job_goes_to_another_store_if_the_claim_that_waits_in_its_own_is_cancelled",
+    ),
     Break(shared.ExpiresItsOwnOnly, "test_each_job_whose_time_is_over_goes_to_one_store"),
     Break(
         shared.KeysOfItsOwn,

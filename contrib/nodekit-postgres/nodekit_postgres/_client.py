@@ -1,5 +1,6 @@
 """A node's way to the engine: its connections, its session, and news between nodes."""
 
+from asyncio import get_running_loop
 from collections.abc import Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -7,15 +8,15 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from nodekit import Change, ChangeFeed, ContainerId, Job, JobId, StoreFailed
+from nodekit import Change, ChangeFeed, ContainerId, Job, JobId, StoreFailed, WaitingClaims
 from nodekit_postgres._config import PostgresConfig, check_schema, check_url
-from nodekit_postgres._connecting import Connection, Notice
+from nodekit_postgres._connecting import Connection
 from nodekit_postgres._ear import Ear, News, Teller
 from nodekit_postgres._lines import Lines, Server
 from nodekit_postgres._schema import check_version, continue_numbers, in_schema, migrate, opened
 from nodekit_postgres._session import BEATS_PER_LEASE, Session
 from nodekit_postgres._work import Statement
-from nodekit_postgres._writing import dues, seconds_left
+from nodekit_postgres._writing import seconds_left
 
 SHARDS_PER_SESSION = 128
 FORGET_SECONDS = 60.0
@@ -56,11 +57,9 @@ class Client:
         self._lease = Lines(server, 1)
         self.session = Session(self._lease, config.lease_seconds, config.seconds_per_call, self.sql)
         self.session.on_orphans = self.end_streams
-        self.session.on_missed, self.session.on_queued = self._tell_missed, self._tell_queued
-        self.feed, self.limited = ChangeFeed(), Notice()
-        self.queued: dict[Notice, Collection[ContainerId]] = {}
-        """The claims that wait, with their containers."""
-        self._teller = Teller(self._notify)
+        self.session.on_missed, self.session.on_returned = self._tell_missed, self._tell_returned
+        self.feed, self._teller = ChangeFeed(), Teller(self._notify)
+        self.waiting = WaitingClaims(self._tell_queued, config.look_seconds, get_running_loop().call_later)
         self.ear = Ear(
             url if config.listen_url is None else config.listen_url.reveal(),
             config.schema,
@@ -177,20 +176,12 @@ class Client:
         for job in jobs:
             self.feed.publish(Change(job.id, finished=job.status.finished))
         seconds = seconds_left(queued, self.session.engine_time())
-        self._wake(containers := dues(queued))
-        self._expect_end(seconds)
-        self._teller.put([(job.id, job.status.finished) for job in jobs], containers, limit_seconds=seconds)
+        self.waiting.wake((), seconds_left=seconds)
+        self.waiting.queued(queued)
+        self._teller.put([(job.id, job.status.finished) for job in jobs], limit_seconds=seconds)
 
-    def _wake(self, containers: Collection[ContainerId]) -> None:
-        """Wake the claims that wait for jobs of these containers."""
-        for notice, wanted in self.queued.items():
-            if any(container in wanted for container in containers):
-                notice.set()
-
-    def _expect_end(self, seconds: float | None) -> None:
-        """Look for expired jobs if one may be before the next look. Each job would cost every node a look else."""
-        if seconds is not None and seconds < self.config.look_seconds:
-            self.limited.set()
+    def _tell_queued(self, containers: Collection[ContainerId]) -> None:
+        self._teller.put(queued=containers)
 
     def _hear(self, news: News) -> None:
         if news.sender == self._teller.name:
@@ -201,22 +192,17 @@ class Client:
             if finished:
                 self.session.claims.lose(id)
             self.feed.publish(Change(id, finished=finished))
-        self._wake(news.queued)
-        self._expect_end(news.limit_seconds)
+        self.waiting.wake(news.queued, seconds_left=news.limit_seconds)
 
     def _missed(self) -> None:
         """Look at everything again: something may have changed unheard."""
         self.feed.publish(None)
-        self._look_again()
-
-    def _look_again(self) -> None:
-        for notice in (*self.queued, self.limited):
-            notice.set()
+        self.waiting.wake_all()
 
     def _tell_missed(self) -> None:
         self._missed()
         self._teller.put(missed=True)
 
-    def _tell_queued(self) -> None:
-        self._look_again()
+    def _tell_returned(self) -> None:
+        self.waiting.wake_all()
         self._teller.put(missed=True)

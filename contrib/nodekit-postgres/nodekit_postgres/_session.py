@@ -40,7 +40,8 @@ class Session:
         """Is called with streams that nobody holds any more."""
         self.on_missed: Callable[[], None]
         """Is called when jobs may have changed without anybody telling."""
-        self.on_queued: Callable[[], None]
+        self.on_returned: Callable[[], None]
+        """Is called when claims were given back that nobody has got."""
 
     def engine_time(self) -> float:
         """Return the engine's time, as far as the last renewal shows it."""
@@ -140,7 +141,7 @@ class Session:
         """Queue jobs again whose claims nobody got, or that were cancelled here."""
         ids, tokens = [octets(id) for id, _ in keys], [token for _, token in keys]
         await self._ask("SELECT nodekit.requeue(%s, %s::bytea[], %s::uuid[], 0)", [self.id, ids, tokens])
-        self.on_queued()
+        self.on_returned()
 
     def _set_clock(self, now: float, sent_at: float) -> None:
         self._offset = now - (sent_at + time.monotonic()) / 2

@@ -22,6 +22,7 @@ from nodekit import (
     Outcome,
     Settlement,
     StoreFailed,
+    WaitingClaim,
     given_back,
     interrupted_outcome,
 )
@@ -134,32 +135,30 @@ class PostgresStore(Reader):
             "room": [] if room is None else list(room.groups.values()),
             "most_bytes": None if room is None else room.most_bytes,
         }
-        notice = Notice()
-        self.queued[notice] = frozenset(containers)
-        try:
-            return await self._wait(CLAIM, given, notice)
-        finally:
-            del self.queued[notice]
+        with self.waiting.waiting(containers, limit) as waiting:
+            return await self._wait(CLAIM, given, waiting)
 
     async def claim_expired(self, limit: int, *, most_bytes: int | None = None) -> list[Claim]:
+        given = {"limit": limit, "most_bytes": most_bytes}
         while True:
             try:
-                return await self._wait(CLAIM_EXPIRED, {"limit": limit, "most_bytes": most_bytes}, self.limited)
+                with self.waiting.waiting(None, limit) as waiting:
+                    return await self._wait(CLAIM_EXPIRED, given, waiting)
             except StoreFailed:  # nobody would learn that it waits again, as often nothing expires for long
                 if not self._entered:
                     raise
             await anyio.sleep(pause_seconds(4))
 
-    async def _wait(self, query: str, given: dict[str, Any], notice: Notice) -> list[Claim]:
+    async def _wait(self, query: str, given: dict[str, Any], waiting: WaitingClaim) -> list[Claim]:
         """Look for jobs, and wait for news or for the time at which there may be some, until there are any."""
         while True:
-            changed = notice.next()
+            waiting.begin_look()
             claims, seconds = await self._look(query, given)
+            waiting.end_look(claim.job.id for claim in claims)
             if claims:
                 return claims
             longest = 1.0 if self.ear.problem else self.config.look_seconds
-            with anyio.move_on_after(longest if seconds is None else max(0.001, min(seconds, longest))):
-                await changed.wait()
+            await waiting.wait(longest if seconds is None else min(seconds, longest))
 
     async def _look(self, query: str, given: dict[str, Any]) -> tuple[list[Claim], float | None]:
         """Claim jobs. Without any, return the time until some may be due, too."""

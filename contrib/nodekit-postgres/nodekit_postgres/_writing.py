@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 from uuid import UUID
 
-from nodekit import ContainerId, Job, JobState, Location
+from nodekit import Job, JobState, Location
 from nodekit_postgres._rows import (
     OUTPUT,
     Row,
@@ -126,7 +126,3 @@ def seconds_left(jobs: Sequence[Job], now: float) -> float | None:
     limits = [job.accepted_at + job.timeout_seconds - now for job in jobs if job.timeout_seconds is not None]
     limits += [job.queue_timeout_seconds for job in jobs if job.queue_timeout_seconds is not None]
     return min(limits, default=None)
-
-
-def dues(jobs: Sequence[Job]) -> Sequence[ContainerId]:
-    return [job.due or "" for job in jobs]

@@ -43,7 +43,8 @@ def place(postgres_server: PostgresServer) -> Iterator[Database]:
 
 
 def make_store(url: str, lease_seconds: float = LEASE_SECONDS) -> PostgresStore:
-    config = PostgresConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=lease_seconds / 2)
+    # nothing is found by looking now and then
+    config = PostgresConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=600.0)
     return PostgresStore(config)
 
 

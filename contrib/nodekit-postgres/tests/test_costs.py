@@ -1,6 +1,7 @@
 """The cost of a job on a real PostgreSQL, and of an idle store."""
 
 import time
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -11,6 +12,7 @@ from postgres_server import Database
 from postgres_stores import SOON, make_store
 
 from nodekit.testing import SEQUENCE, make_job, succeeded, with_output
+from nodekit_postgres import PostgresStore
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +107,46 @@ async def test_news_of_a_job_wake_only_those_that_can_run_it(
                 await anyio.sleep_forever()
     assert [claim.job.id for claim in claims] == [job.id]
     assert len(looks) == 3, looks
+
+
+async def test_a_job_that_comes_alone_to_idle_nodes_costs_one_look(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodekit.shared.waiting.OWN_SECONDS", 600.0)  # however busy this machine is
+    looks, expected = [0, 0, 0], [1, 1, 1]
+    stores = [make_store(database.url, lease_seconds=60.0, look_seconds=600.0) for _ in looks]
+
+    async def all_have_looked() -> None:
+        while looks != expected:
+            assert all(seen <= most for seen, most in zip(looks, expected, strict=True)), (looks, expected)
+            await anyio.sleep(0.01)
+
+    async def work(number: int, store: PostgresStore) -> None:
+        look = store._look
+
+        async def counted(query: str, given: Any) -> Any:
+            answer = await look(query, given)
+            looks[number] += 1
+            return answer
+
+        monkeypatch.setattr(store, "_look", counted)
+        while True:
+            [claim] = await store.claim(["echo"], SEQUENCE, 1)
+            await store.save(claim, succeeded(claim.job))
+
+    with anyio.fail_after(SOON):
+        async with AsyncExitStack() as stack:
+            for store in stores:
+                await stack.enter_async_context(store)
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            for number, store in enumerate(stores):
+                tasks.start_soon(work, number, store)
+            await all_have_looked()
+            for number in 3 * (0, 1, 2):
+                expected[number] += 2  # the look that takes the job, and that of the next claim
+                await stores[number].add([make_job("echo")])
+                await all_have_looked()
+            tasks.cancel_scope.cancel()
 
 
 async def test_an_idle_store_asks_little(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import anyio
-
-from nodekit import ClaimRoom, ContainerId, GroupId, JobFields, JobId, StoreFailed
+from nodekit import ClaimRoom, ContainerId, GroupId, JobFields, JobId, StoreFailed, WaitingClaim, WaitingClaims
 from nodekit_redis._engine import Engine
-from nodekit_redis._line import Notice
 from nodekit_redis._reading import Reading
 from nodekit_redis._rows import Head, head_of, quoted
 from nodekit_redis._session import RedisClaim, Session
@@ -18,37 +15,14 @@ MOST_AT_ONCE = 100
 """Number of jobs that one script claims."""
 
 
-class Waiters:
-    """Calls that wait for jobs, by the containers that they ask for."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Notice, Collection[str] | None] = {}
-
-    def add(self, notice: Notice, containers: Collection[str] | None) -> None:
-        """Let `notice` be set for these containers. None: for jobs whose time runs out soon."""
-        self._waiting[notice] = containers
-
-    def remove(self, notice: Notice) -> None:
-        del self._waiting[notice]
-
-    def wake(self, due: str, *, timed: bool) -> None:
-        """Wake those who may want a job that is queued now for this container."""
-        for notice, containers in self._waiting.items():
-            if timed if containers is None else due in containers:
-                notice.set()
-
-    def wake_all(self) -> None:
-        for notice in self._waiting:
-            notice.set()
-
-
 class Claiming:
     """The claims of one store."""
 
-    def __init__(self, engine: Engine, reading: Reading, session: Session, look_seconds: float) -> None:
+    def __init__(
+        self, engine: Engine, reading: Reading, session: Session, waiting: WaitingClaims, look_seconds: float
+    ) -> None:
         self._engine, self._reading, self._session = engine, reading, session
-        self._look_seconds = look_seconds
-        self.waiters = Waiters()
+        self._waiting, self._look_seconds = waiting, look_seconds
         self.deaf: Callable[[], bool] = lambda: False
         """Returns True while no news arrives."""
 
@@ -74,37 +48,30 @@ class Claiming:
             *(names or ()),
             *(part for group, number in groups.items() for part in (quoted(group), number)),
         ]
-        return await self._wait("claim", arguments, frozenset(dues))
+        with self._waiting.waiting(containers, limit) as waiting:
+            return await self._wait("claim", arguments, waiting)
 
     async def claim_expired(self, limit: int, most_bytes: int | None) -> list[RedisClaim]:
         most = "" if most_bytes is None else most_bytes
-        return await self._wait("claim_expired", [min(limit, MOST_AT_ONCE), most], None)
+        with self._waiting.waiting(None, limit) as waiting:
+            return await self._wait("claim_expired", [min(limit, MOST_AT_ONCE), most], waiting)
 
-    async def _wait(
-        self, script: str, arguments: Sequence[Any], containers: Collection[str] | None
-    ) -> list[RedisClaim]:
+    async def _wait(self, script: str, arguments: Sequence[Any], waiting: WaitingClaim) -> list[RedisClaim]:
         """Look for jobs, and wait for news or for the time at which there may be some, until there are any."""
-        notice = Notice()
-        self.waiters.add(notice, containers)
-        try:
-            while True:
-                told = notice.next()
-                pause = self._look_seconds
-                try:
-                    claims, seconds = await self._look(script, arguments)
-                    if claims:
-                        return claims
-                    if seconds is not None:
-                        pause = max(0.001, min(seconds, pause))
-                except StoreFailed as error:
-                    logger.debug("jobs cannot be claimed now: %s", error)
-                    pause = min(self._session.lease_seconds / 20, 1.0)
-                if self.deaf():
-                    pause = min(pause, 1.0)
-                with anyio.move_on_after(pause):
-                    await told.wait()
-        finally:
-            self.waiters.remove(notice)
+        while True:
+            waiting.begin_look()
+            claims, pause = list[RedisClaim](), self._look_seconds
+            try:
+                claims, seconds = await self._look(script, arguments)
+                if seconds is not None:
+                    pause = min(seconds, pause)
+            except StoreFailed as error:
+                logger.debug("jobs cannot be claimed now: %s", error)
+                pause = min(self._session.lease_seconds / 20, 1.0)
+            waiting.end_look(claim.job.id for claim in claims)
+            if claims:
+                return claims
+            await waiting.wait(min(pause, 1.0) if self.deaf() else pause)
 
     async def _look(self, script: str, arguments: Sequence[Any]) -> tuple[list[RedisClaim], float | None]:
         """Claim jobs. Without any, return the time until some may be due, too. What nobody gets is given back."""

@@ -6,17 +6,18 @@ everything that was published before it has arrived. The markers also show that 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from random import random
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import anyio
 
-from nodekit import JobId, StoreFailed
+from nodekit import ContainerId, JobId, StoreFailed
 from nodekit_redis._address import BROKEN, Address, Wire, close
 from nodekit_redis._errors import said
 from nodekit_redis._line import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Notice
+from nodekit_redis._rows import quoted
 
 logger = logging.getLogger("nodekit.store")
 _MARKER = b"m "
@@ -25,7 +26,9 @@ _MARKER = b"m "
 class News(NamedTuple):
     """The news that a script tells of a job.
 
-    - `due`: Quoted name of the container for which it is queued now; empty if it is not.
+    - `id`: Empty if a node tells of jobs that were queued before.
+    - `due`: Quoted name of the container for which others may claim it now; empty if it is not queued, or if its own
+      node looks first.
     - `seconds_left`: Time until its time limit is over, if it is queued and has one.
     """
 
@@ -33,6 +36,43 @@ class News(NamedTuple):
     ended: bool
     due: str
     seconds_left: float | None
+
+
+class Teller:
+    """Tells other nodes of jobs that this node has queued and does not take. Scripts have not told of them."""
+
+    def __init__(self, publish: Callable[[bytes], Awaitable[None]]) -> None:
+        self._publish = publish
+        self._containers: dict[ContainerId, None] = {}
+        self._there, self._telling = Notice(), anyio.Lock()
+
+    def put(self, containers: Collection[ContainerId]) -> None:
+        self._containers.update(dict.fromkeys(containers))
+        self._there.set()
+
+    async def run(self) -> None:
+        """Tell what there is, again and again, until cancelled. If it cannot be told, others look for themselves."""
+        while True:
+            there = self._there.next()
+            try:
+                await self.tell()
+            except StoreFailed as error:
+                logger.debug("other nodes are not told: %s", error)
+                await anyio.sleep(1.0)
+                continue
+            await there.wait()
+
+    async def tell(self) -> None:
+        """Tell what there is. Raise `StoreFailed`; it is kept then."""
+        async with self._telling:
+            containers, self._containers = self._containers, {}
+            if not containers:
+                return
+            try:
+                await self._publish("\n".join(f"0 - {quoted(container)} " for container in containers).encode())
+            except BaseException:
+                self._containers = containers | self._containers
+                raise
 
 
 class Ear:

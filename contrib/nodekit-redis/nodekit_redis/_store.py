@@ -1,5 +1,6 @@
 """The store `redis`: jobs of many nodes under one prefix (`SharedStore`)."""
 
+from asyncio import get_running_loop
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,17 +29,20 @@ from nodekit import (
     QueueState,
     Settlement,
     StoreFailed,
+    WaitingClaims,
     given_back,
     interrupted_outcome,
 )
+from nodekit_redis._address import Command
 from nodekit_redis._checks import Checks
 from nodekit_redis._claiming import Claiming
 from nodekit_redis._cluster import Cluster
 from nodekit_redis._config import RedisConfig
-from nodekit_redis._ear import Ear, News
+from nodekit_redis._ear import Ear, News, Teller
 from nodekit_redis._facts import server_facts
 from nodekit_redis._line import Notice
 from nodekit_redis._reader import Reader, RedisView
+from nodekit_redis._rows import unquoted
 from nodekit_redis._session import BEATS_PER_LEASE, RedisClaim, Session
 from nodekit_redis._writing import added, saved, settled
 
@@ -62,7 +66,9 @@ class RedisStore(Reader):
         config, engine = self._config, self._begin()
         self._session = Session(engine.lease_line, engine.scripts, config.lease_seconds, engine.seconds)
         self._session.on_orphans, self._session.on_missed = self._end_streams, self._missed
-        self._claiming = Claiming(engine, self._reading, self._session, config.look_seconds)
+        self._teller = Teller(self._publish)
+        self._waiting = WaitingClaims(self._teller.put, config.look_seconds, get_running_loop().call_later)
+        self._claiming = Claiming(engine, self._reading, self._session, self._waiting, config.look_seconds)
         self._claiming.deaf = lambda: bool(self._ear.problem)
         self._checks = Checks(engine, config.durability, config.lease_seconds)
         self._cluster = Cluster(engine, self._session)
@@ -87,6 +93,7 @@ class RedisStore(Reader):
             await tested.wait()
             self._tasks.start_soon(self._session.run)
             self._tasks.start_soon(self._checks.run)
+            self._tasks.start_soon(self._teller.run)
             self._entered = True
         except BaseException:
             await self._close()
@@ -99,7 +106,9 @@ class RedisStore(Reader):
         self._entered = False
         with anyio.CancelScope(shield=True), anyio.move_on_after(min(self._config.lease_seconds, 5.0)):
             try:
+                self._waiting.leave()
                 await self._session.leave()
+                await self._teller.tell()
                 orphans = await self._engine.one("SRANDMEMBER", self._engine.key("orphans"), 50)
                 await self._end_streams([id.decode() for id in orphans])
             except StoreFailed:
@@ -123,16 +132,14 @@ class RedisStore(Reader):
     def _hear(self, news: News) -> None:
         if news.ended:
             self._session.claims.lose(news.id, writing=False)
-        if news.due:
-            # Expired jobs are looked for now and then: each job would cost all nodes another look otherwise.
-            timed = news.seconds_left is not None and news.seconds_left < self._config.look_seconds
-            self._claiming.waiters.wake(news.due, timed=timed)
-        self._feed.publish(Change(news.id, finished=news.ended))
+        self._waiting.wake([unquoted(news.due.encode())] if news.due else (), seconds_left=news.seconds_left)
+        if news.id:
+            self._feed.publish(Change(news.id, finished=news.ended))
 
     def _missed(self) -> None:
         """Look at everything again: something may have changed unheard."""
         self._feed.publish(None)
-        self._claiming.waiters.wake_all()
+        self._waiting.wake_all()
 
     @asynccontextmanager
     async def changes(self, ids: Collection[JobId] | None = None) -> AsyncIterator[AsyncIterator[Change | None]]:
@@ -156,15 +163,33 @@ class RedisStore(Reader):
         raise StoreFailed("a job with the same id or idempotency key is deleted again and again; add it later")
 
     async def _add(self, jobs: Sequence[Job], session: str = "", token: str = "") -> Sequence[Any]:
-        before, arguments = added(jobs, self._session.engine_time(), self._engine.key, session, token)
-        answer: Sequence[Any] = await self._engine.run("add", arguments, before=before)
+        own = not session and self._waiting.may_take(jobs)
+        before, arguments = added(jobs, self._session.engine_time(), self._engine.key, session, token, own=own)
+        answer: Sequence[Any] = await self._run_queueing("add", arguments, before, jobs if own else ())
         match answer[0]:
             case b"session":
                 raise StoreFailed("the lease of this node is over; it begins a new one, try again")
             case b"retried":
                 raise StoreFailed("the job that is retried has been deleted meanwhile")
             case _:
+                new = [job for job, names in zip(jobs, answer[2::2], strict=True) if names]
+                self._waiting.queued(new if own else ())
                 return answer
+
+    async def _run_queueing(
+        self, script: str, arguments: Sequence[Any], before: Sequence[Command], own: Sequence[Job]
+    ) -> Any:
+        """Run a script that may queue jobs. If nobody gets its answer, others are told of those that this node has not
+        told of (`own`)."""
+
+        def pass_on(_: Any = None) -> None:
+            self._waiting.pass_on(own)
+
+        try:
+            return await self._engine.run(script, arguments, before=before, undo=pass_on)
+        except StoreFailed:
+            pass_on()
+            raise
 
     async def add_claimed(self, job: Job) -> Claim:
         session = self._session
@@ -209,7 +234,9 @@ class RedisStore(Reader):
 
     async def release(self, claim: Any, job: Job, *, delay_seconds: float = 0) -> None:
         returned = given_back(job, delay_seconds, self._session.engine_time)
-        await self._save(claim, returned, "finish" if returned.status.finished else "release", max(0.0, delay_seconds))
+        own = self._waiting.may_take([returned])
+        mode = "finish" if returned.status.finished else "own" if own else "release"
+        await self._save(claim, returned, mode, max(0.0, delay_seconds))
         if returned.status.finished and not job.status.finished:
             self._put_ended(claim.job)
 
@@ -218,11 +245,13 @@ class RedisStore(Reader):
         async with claim.writing:
             claim.check()
             before, arguments = saved(job, claim.job.ended_steps, claim.token, mode, delay_seconds, self._engine.key)
-            answer = await self._engine.run("write", arguments, before=before)
+            owed = [job] if mode == "own" else ()
+            answer = await self._run_queueing("write", arguments, before, owed)
             if not answer[0]:
                 claim.lose()
                 self._session.claims.drop(claim)
                 raise ClaimLost(f"job {job.id} is no longer this claim's")
+            self._waiting.queued(owed)
             claim.job = replace(job, finish_number=int(answer[1])) if answer[1] else job
             if mode != "save":
                 self._session.claims.drop(claim)

@@ -10,11 +10,14 @@ from nodekit_redis._rows import end_facts, key_field, optional, quoted, request_
 
 
 def added(
-    jobs: Sequence[Job], now: float, key_of: Any, session: str = "", token: str = ""
+    jobs: Sequence[Job], now: float, key_of: Any, session: str = "", token: str = "", *, own: bool = False
 ) -> tuple[list[Command], list[Any]]:
-    """Return the commands and arguments that add jobs; with a session, that claim them, too."""
+    """Return the commands and arguments that add jobs.
+
+    With a session, they are claimed, too. With `own`, claims of other nodes are not woken.
+    """
     before: list[Command] = []
-    arguments: list[Any] = [session, token, len(jobs)]
+    arguments: list[Any] = [session, token, int(own), len(jobs)]
     call = uuid4().hex
     for number, job in enumerate(jobs):
         name = f"{call}.{number}"

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
@@ -80,6 +81,39 @@ async def test_a_claim_whose_caller_is_cancelled_by_asyncio_is_given_again(redis
         with anyio.fail_after(30):
             while len(found) < len(jobs):
                 found |= {claim.job.id for claim in await store.claim(["echo"], SEQUENCE, 3)}
+
+
+async def test_others_learn_of_a_job_whose_own_node_got_no_answer(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"lease_seconds": 60.0, "look_seconds": 600.0}
+    async with store_on(redis_server, **settings) as one, store_on(redis_server, **settings) as other:
+        run = one._engine.run
+
+        async def lost(*arguments: Any, **options: Any) -> Any:
+            await run(*arguments, **options)
+            raise StoreFailed("the connection is lost")
+
+        for turns in (None, *range(12)):
+            own = asyncio.ensure_future(one.claim(["echo"], ["another pipeline"], 1))  # it would look first
+            claim = asyncio.ensure_future(other.claim(["echo"], SEQUENCE, 1))
+            await anyio.sleep(0.05)
+            call = asyncio.ensure_future(one.add([job := make_job()]))
+            if turns is None:
+                monkeypatch.setattr(one._engine, "run", lost)
+            else:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+            own.cancel()
+            monkeypatch.setattr(one._engine, "run", run)
+            if not await one.get([job.id]):  # it was cancelled before it was sent
+                claim.cancel()
+            with anyio.fail_after(30):
+                [end, _] = await asyncio.gather(claim, own, return_exceptions=True)
+            for claimed in end if isinstance(end, list) else ():
+                await other.save(claimed, succeeded(claimed.job))
 
 
 async def test_names_are_told_apart_whatever_they_are_made_of(redis_server: RedisServer) -> None:
@@ -233,6 +267,40 @@ async def test_what_a_job_of_three_steps_costs(redis_server: RedisServer) -> Non
     assert scripts == 5
     assert sum(inner.values()) / jobs <= 95
     assert counted["publish"] / jobs == 4
+
+
+async def test_a_job_that_comes_alone_to_idle_nodes_costs_one_claim(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nodekit.shared.waiting.OWN_SECONDS", 600.0)  # however busy this machine is
+    async with AsyncExitStack() as stack:
+        settings = {"lease_seconds": 600.0, "look_seconds": 600.0}
+        stores = [await stack.enter_async_context(store_on(redis_server, **settings)) for _ in range(3)]
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+
+        async def work(store: RedisStore) -> None:
+            while True:
+                [claim] = await store.claim(["echo"], SEQUENCE, 1)
+                await store.save(claim, succeeded(claim.job))
+
+        async def scripts_are(number: int) -> None:
+            with anyio.fail_after(30):
+                while (counted := calls(redis_server).get("evalsha", 0)) < number:
+                    await anyio.sleep(0.01)
+            assert counted == number
+
+        await stores[0].add([make_job()])  # loads the scripts
+        [claim] = await stores[0].claim(["echo"], SEQUENCE, 1)
+        await stores[0].save(claim, succeeded(claim.job))
+        redis_server.call("CONFIG", "RESETSTAT")
+        for store in stores:
+            tasks.start_soon(work, store)
+        await scripts_are(len(stores))
+        for number in range(9):
+            await stores[number % 3].add([make_job()])
+            await scripts_are(len(stores) + 4 * (number + 1))  # `add`, `claim`, `write`, and the next claim
+        assert calls(redis_server)["publish"] == 2 * 9
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_store_that_was_left_holds_no_lease(redis_server: RedisServer) -> None:

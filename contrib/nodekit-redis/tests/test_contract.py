@@ -14,8 +14,8 @@ LEASE_SECONDS = 2.0
 
 
 def make_store(url: str, lease_seconds: float = LEASE_SECONDS) -> RedisStore:
-    return RedisStore(
-        RedisConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=lease_seconds / 2, replicas=REPLICAS)
+    return RedisStore(  # nothing is found by looking now and then
+        RedisConfig(url=Secret(url), lease_seconds=lease_seconds, look_seconds=600.0, replicas=REPLICAS)
     )
 
 

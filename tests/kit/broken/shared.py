@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import pytest
@@ -204,6 +204,35 @@ class LooksOnce(SharedMemoryStore):
             return await super().claim(*asked, **more)
         await anyio.sleep(3600)
         return await super().claim(*asked, **more)
+
+
+class KeepsToItself(SharedMemoryStore):
+    """Gives a job to no other store if a claim of its own waited when the job was added."""
+
+    kept: ClassVar[dict[JobId, int]] = {}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._waiting = 0
+
+    async def add(self, jobs: Sequence[Job]) -> list[Job]:
+        if self._waiting:
+            self.kept.update((job.id, self._session) for job in jobs)
+        return await super().add(jobs)
+
+    async def claim(self, *asked: Any, **more: Any) -> list[Claim]:
+        while True:
+            self._waiting += 1
+            try:
+                claims = await super().claim(*asked, **more)
+            finally:
+                self._waiting -= 1
+            others = [claim for claim in claims if self.kept.get(claim.job.id, self._session) != self._session]
+            for claim in others:
+                await self.release(claim, claim.job)
+            if not others:
+                return claims
+            await anyio.sleep(0.01)
 
 
 class ExpiresItsOwnOnly(SharedMemoryStore):

@@ -1,9 +1,10 @@
 -- Store new jobs and queue them, or claim one: all or none. Their payloads are there under the names of this call.
--- ARGV: session and token ('' to queue), number of jobs; for each: id, name of the call, client, key, group, onchain,
+-- ARGV: session and token ('' to queue), 1 if the node that queues them looks first, number of jobs; for each: id, name of the call, client, key, group, onchain,
 -- priority, pipeline, stream, due, state, marks, delay, timeout, queue_timeout, attempt, retried, copied steps.
 -- Return for each the id under which it is stored, and '' if it was stored before; or what is wrong.
 local WIDTH = 18
-local session, token, jobs = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local FIRST = 5
+local session, token, own, jobs = ARGV[1], ARGV[2], ARGV[3] == '1', tonumber(ARGV[4])
 
 local function names_of(name, marks)
   local names = {name}
@@ -27,7 +28,7 @@ end
 
 local function drop_all(why)
   for number = 0, jobs - 1 do
-    drop(4 + number * WIDTH)
+    drop(FIRST + number * WIDTH)
   end
   return {why}
 end
@@ -62,7 +63,7 @@ if session ~= '' and not call('ZSCORE', P .. 'sessions', session) then
 end
 local copied = {}
 for number = 0, jobs - 1 do
-  local at = 4 + number * WIDTH
+  local at = FIRST + number * WIDTH
   if ARGV[at + 17] ~= '' and not stored_id(at) then
     copied[number] = copies(at)
     if not copied[number] then
@@ -96,7 +97,7 @@ end
 
 local answer = {'stored'}
 for number = 0, jobs - 1 do
-  local at = 4 + number * WIDTH
+  local at = FIRST + number * WIDTH
   local id, names = stored_id(at), ''
   if id then
     drop(at)
@@ -107,7 +108,8 @@ for number = 0, jobs - 1 do
       grant(id, session, token)
       tell(id, false)
     else
-      tell(id, false, enqueue(id, now + tonumber(ARGV[at + 12])))
+      local due, left = enqueue(id, now + tonumber(ARGV[at + 12]))
+      tell(id, false, not own and due, left)
     end
   end
   answer[#answer + 1] = id

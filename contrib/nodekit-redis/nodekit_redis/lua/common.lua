@@ -12,7 +12,8 @@ local function job_key(id)
   return P .. 'job:' .. id
 end
 
--- What the other nodes are told: has the job ended, in how many seconds its time is over, for which container it is queued.
+-- What the other nodes are told: has the job ended, in how many seconds its time is over, and for which container it is
+-- queued, if their claims are to look for it.
 local function tell(id, ended, due, left)
   news[#news + 1] = (ended and '1 ' or '0 ') .. (left and exact(left) or '-') .. ' ' .. (due or '-') .. ' ' .. id
 end

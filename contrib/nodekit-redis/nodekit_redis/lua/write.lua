@@ -1,6 +1,7 @@
 -- Store the newer state of a claimed job, if the claim is valid. The outlines and outputs of new steps are there under
--- the name of this call. ARGV: id, token, name of the call, mode (save, release, finish), state, number of steps that
--- the writer knew, marks of those behind, due, queue_timeout, attempt, delay, and the facts of `finish`.
+-- the name of this call. ARGV: id, token, name of the call, mode (save, finish, release, or own: a release for which the
+-- node of the writer looks first), state, number of steps that the writer knew, marks of those behind, due,
+-- queue_timeout, attempt, delay, and the facts of `finish`.
 -- Return 1 and the finish number, or 0 if the claim is not valid.
 local id, token, name, mode, state = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local known, marks, key = tonumber(ARGV[6]), ARGV[7], job_key(ARGV[1])
@@ -45,11 +46,12 @@ if mode == 'save' then
   tell(id, false)
 else
   call('HDEL', P .. 'claims:' .. job[6], id)
-  if mode == 'release' then
-    tell(id, false, enqueue(id, now + tonumber(ARGV[11])))
-  else
+  if mode == 'finish' then
     number = finish(id, {unpack(ARGV, 12, 17)})
     call('HSET', key, 'ended_by', token)
+  else
+    local due, left = enqueue(id, now + tonumber(ARGV[11]))
+    tell(id, false, mode == 'release' and due, left)
   end
 end
 publish()

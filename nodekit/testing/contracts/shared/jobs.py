@@ -99,6 +99,53 @@ class SharedJobs(SharedBase):
             give = partial(stores[0].release, claim, claim.job, delay_seconds=delay_seconds)
             assert await self.claimed_meanwhile(stores[1], give) == claim.job.id
 
+    async def test_a_job_that_waits_in_its_own_store_for_a_claim_that_cannot_take_it_goes_to_another(
+        self, stores: list[SharedStore]
+    ) -> None:
+        one, other, _ = stores
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one.claim, ["echo"], ["another pipeline"], 1)
+            job = make_job()
+            assert await self.claimed_meanwhile(other, lambda: one.add([job])) == job.id
+            claim = await self.claimed(one)
+            assert await self.claimed_meanwhile(other, lambda: one.release(claim, claim.job)) == claim.job.id
+            tasks.cancel_scope.cancel()
+
+    async def test_what_is_too_much_for_the_claim_that_waits_in_its_own_store_goes_to_another(
+        self, stores: list[SharedStore]
+    ) -> None:
+        one, other, _ = stores
+        jobs, claimed = [make_job() for _ in range(5)], list[list[Claim]]([[], []])
+        with within(self.timeout_seconds, "each of two stores claims two of five jobs"):
+            async with anyio.create_task_group() as tasks:
+                for store, claims in zip((one, other), claimed, strict=True):
+                    tasks.start_soon(self._claim_into, store, claims)
+                await anyio.sleep(self.quiet_seconds)
+                await one.add(jobs)
+        ids = {claim.job.id for claims in claimed for claim in claims}
+        assert len(ids) == 4
+        assert ids < {job.id for job in jobs}
+
+    async def test_a_job_goes_to_another_store_if_the_claim_that_waits_in_its_own_is_cancelled(
+        self, stores: list[SharedStore]
+    ) -> None:
+        one, other, _ = stores
+        for patience in self.patiences():
+            own, claims = list[Claim](), list[Claim]()
+            with within(self.timeout_seconds, "one of two stores claims a job"):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._claim_into, other, claims)
+                    async with anyio.create_task_group() as cancelled:
+                        cancelled.start_soon(self._claim_into, one, own)
+                        await anyio.sleep(self.quiet_seconds / 10)
+                        await one.add([job := make_job()])
+                        await patience()
+                        cancelled.cancel_scope.cancel()
+                    if own:
+                        tasks.cancel_scope.cancel()
+            assert [claim.job.id for claim in own or claims] == [job.id]
+            await one.settle(job.id, CANCELLED, client=None)
+
     async def claimed_meanwhile(self, store: SharedStore, give: Callable[[], Awaitable[object]]) -> JobId:
         """Start to wait for a claim, call `give`, and return the id of the job that the claim gets, which is ended."""
         claims: list[Claim] = []
