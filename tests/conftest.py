@@ -26,8 +26,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(chance.SAID)
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts background jobs like this
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests interrupt what they start
+# A shell starts background jobs with some signals ignored, and so does nohup. Tests send them to what they start.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import anyio.to_thread
 import pytest
+from chance import each_run
 from http_api import Api, serving
 from node_files import SERVED, write
 from paths import ROOT
@@ -37,6 +38,9 @@ ARGUMENTS: dict[str, Sequence[str]] = {
     "store compact": (FILE,),
 }
 """Arguments with which a command prints something, or fails, within moments. The others are asked for their help."""
+
+
+TRIED = each_run(("out full", "out not read", "err closed", "both full"), tuple(STATES))
 
 
 class Done(NamedTuple):
@@ -72,7 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 def test_output_that_is_not_taken_is_an_exit_code_and_a_line_and_never_a_traceback(run: Run, command: str) -> None:
     line = [*command.split(), *ARGUMENTS.get(command, ("--help",))]
     good = run("good", line)
-    for state in STATES:
+    for state in TRIED:
         check(state, good, run(state, line))
     line = [*command.split(), "--no-such-option"]
     check("err full", run("good", line), run("err full", line))

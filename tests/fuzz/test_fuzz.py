@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from chance import each_run
 
 HERE = Path(__file__).resolve().parent
 SAMPLES = sorted(path for path in (HERE / "corpus").glob("*/*"))
-RUNS = {"requests": 3000, "node_file": 3000, "payloads": 20_000, "replies": 5000}
+RUNS = each_run(
+    {"requests": 1000, "node_file": 1000, "payloads": 7000, "replies": 2000},
+    {"requests": 10_000, "node_file": 10_000, "payloads": 70_000, "replies": 20_000},
+)
 
 INPUTS = """
 import sys
