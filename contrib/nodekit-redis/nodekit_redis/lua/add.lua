@@ -1,6 +1,7 @@
 -- Store new jobs and queue them, or claim one: all or none. Their payloads are there under the names of this call.
--- ARGV: session and token ('' to queue), 1 if the node that queues them looks first, number of jobs; for each: id, name of the call, client, key, group, onchain,
--- priority, pipeline, stream, due, state, marks, delay, timeout, queue_timeout, attempt, retried, copied steps.
+-- ARGV: session and token ('' to queue), 1 if the node that queues them looks first, number of jobs; for each: id, name of
+-- the call, client, key, group, onchain, priority, pipeline, stream, due, state, marks, delay, timeout, queue_timeout,
+-- attempt, retried, copied steps.
 -- Return for each the id under which it is stored, and '' if it was stored before; or what is wrong.
 local WIDTH = 18
 local FIRST = 5
